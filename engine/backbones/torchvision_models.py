@@ -1,0 +1,161 @@
+"""`torchvision/NAME`: the classification models of torchvision, with their own weights enums."""
+
+import difflib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tle.backbones import checkpoint
+from tle.backbones.penultimate import cut_classifier, probe_images
+from tle.errors import BackboneError, one_line
+from tle.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from torch import nn
+
+RANDOM_SEED = 0
+# Both were ported from TensorFlow with their input scaling built in; torchvision's enums switch it on.
+_TRANSFORM_INPUT = ("googlenet", "inception_v3")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A network before it is cut at its features.
+
+    Attributes:
+        model: eval mode, without its classifying layers where `cut` is set.
+        weights: the name to record.
+        preprocess: what the weights ask for.
+        notes: facts for the user.
+        cut: name of the classifying layer that was replaced by the identity.
+        prefix_tokens: tokens in front of the patch tokens of a transformer.
+    """
+
+    model: "nn.Module"
+    weights: str
+    preprocess: Preprocess
+    notes: tuple[str, ...]
+    cut: str | None
+    prefix_tokens: int = 1
+
+
+def names() -> list[str]:
+    """Names of all classification models, sorted."""
+    import torchvision
+
+    return sorted(torchvision.models.list_models(module=torchvision.models))
+
+
+def load(name: str, weights: str) -> Loaded:
+    """Build `name` and give it `weights`.
+
+    Args:
+        name: a torchvision classification model.
+        weights: an enum member's name, "DEFAULT", "none", or a file as `checkpoint.resolve` takes it.
+
+    Returns:
+        The network, its classifying layer replaced by the identity.
+
+    Raises:
+        BackboneError: unknown name or weights, weights that cannot be had, or a checkpoint that does not fit.
+    """
+    import torch
+    import torchvision
+
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), n=4, cutoff=0.4)
+        raise BackboneError(
+            f"torchvision has no classification model {name!r}; near names: {', '.join(near) or 'none'} "
+            f"({len(names())} in all)"
+        )
+    enum = torchvision.models.get_model_weights(name)
+    notes: tuple[str, ...] = ()
+    if checkpoint.is_file_reference(weights):
+        path = checkpoint.resolve(weights)
+        published = _published_as(enum, path)
+        member = published or enum.DEFAULT
+        model = _build(name, None)
+        crop = _preprocess(member).crop
+        cut, _ = cut_classifier(model, probe_images(crop))
+        auxiliary = [child for child in ("aux1", "aux2", "AuxLogits") if getattr(model, child, None) is not None]
+        notes = checkpoint.fit_state(
+            model, checkpoint.read_state(path), classifiers=[cut, *auxiliary], origin=path.name
+        )
+        if published is None:
+            notes += (f"{path.name} is none of torchvision's files; preprocessing taken from {member.name}",)
+        return Loaded(model=model, weights=weights, preprocess=_preprocess(member), notes=notes, cut=cut)
+    if weights == "none":
+        # Seeded apart from the caller's generator, so that the same command gives the same features.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(RANDOM_SEED)
+            model = _build(name, None)
+        member, recorded = enum.DEFAULT, "none"
+        notes = (f"random weights (seed {RANDOM_SEED}): these features are a baseline, not a pretrained backbone's",)
+    else:
+        member = _member(enum, name, weights)
+        _fetch(member)
+        model, recorded = _build(name, member), member.name
+    preprocess = _preprocess(member)
+    cut, _ = cut_classifier(model, probe_images(preprocess.crop))
+    return Loaded(model=model, weights=recorded, preprocess=preprocess, notes=notes, cut=cut)
+
+
+def _build(name: str, member: Any) -> "nn.Module":
+    import torchvision
+
+    options: dict[str, Any] = {}
+    if member is None and name in _TRANSFORM_INPUT:
+        options = {"init_weights": True, "transform_input": True}
+    model: nn.Module = torchvision.models.get_model(name, weights=member, **options)
+    return model.eval()
+
+
+def _member(enum: Any, name: str, weights: str) -> Any:
+    if weights == "DEFAULT":
+        return enum.DEFAULT
+    try:
+        return enum[weights]
+    except KeyError:
+        known = ", ".join(member.name for member in enum)
+        raise BackboneError(
+            f"torchvision/{name} has no weights {weights!r}; it has {known} (or DEFAULT, none, a file)"
+        ) from None
+
+
+def _fetch(member: Any) -> None:
+    """Have the checkpoint in torch hub's folder, and prove that it holds tensors only before torchvision loads it."""
+    import torch
+
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(member.url).name
+    try:
+        member.get_state_dict(progress=sys.stderr.isatty(), check_hash=True, weights_only=True, map_location="cpu")
+    except OSError as error:
+        raise BackboneError(
+            f"weights {member.name} could not be downloaded ({getattr(error, 'reason', error)}); without a network put "
+            f"the file at {file}, or pass --weights FILE or --weights none"
+        ) from error
+    except Exception as error:
+        raise BackboneError(
+            f"{file} is damaged or not a plain checkpoint ({one_line(error)}); delete it and run again"
+        ) from error
+
+
+def _published_as(enum: Any, path: Path) -> Any:
+    """The enum member whose file `path` is; torchvision puts the start of the SHA-256 into the file's name."""
+    for member in enum:
+        if Path(member.url).name == path.name:
+            return member
+    return None
+
+
+def _preprocess(member: Any) -> Preprocess:
+    preset = member.transforms()
+    crop, resize = preset.crop_size, preset.resize_size
+    return Preprocess(
+        resize=resize[0] if len(resize) == 1 else (resize[0], resize[1]),
+        crop=(crop[0], crop[-1]),
+        interpolation=preset.interpolation.value,
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+    )
