@@ -44,7 +44,7 @@ LABEL_DTYPES: dict[Target, type[np.generic]] = {
 def fingerprint(spec: Mapping[str, Any]) -> str:
     """Identity of the features that `spec` describes.
 
-    Where the weights came from (`backbone.weights`) is left out: the digest of the weights says what they are.
+    Where the weights came from (`backbone.weights`, the name of an ONNX file) is left out: their digest says what they are.
 
     Args:
         spec: JSON-able description with the keys `backbone`, `preprocess`, `decoder` and `precision`.
@@ -53,6 +53,8 @@ def fingerprint(spec: Mapping[str, Any]) -> str:
         32 hex digits of SHA-256 over the canonical JSON.
     """
     backbone = {key: value for key, value in spec["backbone"].items() if key != "weights"}
+    if str(backbone.get("name")).startswith("onnx:"):
+        backbone["name"] = "onnx"
     canonical = json.dumps({**spec, "backbone": backbone}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
@@ -149,9 +151,9 @@ class Cache:
 
     def summary(self) -> dict[str, Any]:
         """What the cache holds and where it came from, as a JSON-able dict for people to read."""
-        counts = (
-            np.bincount(self.labels[self.labelled], minlength=len(self.classes)) if self.target is Target.CLASS else []
-        )
+        counts: list[int] = []
+        if self.target is Target.CLASS:
+            counts = np.bincount(self.labels[self.labelled], minlength=len(self.classes)).tolist()
         return {
             "file": str(self.path),
             "bytes": self.path.stat().st_size,
@@ -160,7 +162,7 @@ class Cache:
             "labelled": int(self.labelled.sum()),
             "features": f"{self.dim} x {self.features.dtype}",
             "target": str(self.target),
-            "classes": {name: int(count) for name, count in zip(self.classes, counts, strict=False)} or self.classes,
+            "classes": dict(zip(self.classes, counts, strict=True)) if counts else self.classes,
             "splits": {split.name.lower(): n for split in Split if (n := int((self.splits == split).sum()))},
             "fingerprint": self.fingerprint,
             **self.spec,

@@ -120,6 +120,8 @@ class CacheWriter:
             CacheError: a value is beyond float16 where that is the storage type.
             OutputError: the file system refused the write.
         """
+        if not len(indices):
+            return
         if features_BD.shape != (len(indices), self.dim):
             raise ShapeError(f"expected features ({len(indices)}, {self.dim}), got {features_BD.shape}")
         # Looked for before the cast: float16 would turn anything beyond 65,504 into inf without a word.
@@ -175,8 +177,6 @@ class CacheWriter:
 
     def _write_rows(self, name: str, indices: NDArray[np.int64], rows: NDArray[Any]) -> None:
         """`pwrite` rows at their place, one system call for each run of consecutive indices."""
-        if not len(indices):
-            return
         slot = self._slots[name]
         stride = slot.dtype.itemsize * int(np.prod(rows.shape[1:], dtype=np.int64))
         breaks = np.flatnonzero(np.diff(indices) != 1) + 1

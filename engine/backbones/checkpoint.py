@@ -5,7 +5,7 @@ import pickle
 import warnings
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tle.errors import BackboneError, one_line
 
@@ -61,6 +61,11 @@ def resolve(weights: str) -> Path:
     return path
 
 
+def recorded_name(weights: str) -> str:
+    """What to write down of a file reference, so that it is found again from any folder."""
+    return weights if weights.startswith("package:") else str(Path(weights).expanduser().absolute())
+
+
 def read_state(path: Path) -> "dict[str, torch.Tensor]":
     """Read a checkpoint without unpickling code.
 
@@ -76,6 +81,7 @@ def read_state(path: Path) -> "dict[str, torch.Tensor]":
     """
     import torch
 
+    state: Any
     try:
         if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file
@@ -99,9 +105,8 @@ def read_state(path: Path) -> "dict[str, torch.Tensor]":
             break
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise BackboneError(f"{path} holds no state dict (names to tensors), found {type(state).__name__}")
-    if all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    return state
+    prefix = "module." if all(key.startswith("module.") for key in state) else ""
+    return {key.removeprefix(prefix): value for key, value in state.items()}
 
 
 def fit_state(

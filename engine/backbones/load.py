@@ -214,7 +214,8 @@ def _load_function(name: str, weights: str) -> "Loaded":
         notes += checkpoint.fit_state(model, checkpoint.read_state(path), classifiers=(), origin=path.name)
     elif weights != "DEFAULT":
         raise UsageError(f"--weights for {name!r} takes a file, got {weights!r}")
-    return Loaded(model=model, weights=weights, preprocess=IMAGENET, notes=notes, cut=None)
+    recorded = weights if weights == "DEFAULT" else checkpoint.recorded_name(weights)
+    return Loaded(model=model, weights=recorded, preprocess=IMAGENET, notes=notes, cut=None)
 
 
 def _onnx_path(name: str) -> tuple[Path, str | None]:
@@ -229,8 +230,10 @@ def _load_onnx(
     from tle.backbones.onnx_compose import probe_features
 
     path, tensor = _onnx_path(name)
-    if weights != "DEFAULT":
-        raise UsageError(f"--weights does not go with an ONNX file, which carries its own; got {weights!r}")
+    if weights != "DEFAULT":  # the file itself, where it was moved since its name was written down
+        if not weights.endswith(".onnx"):
+            raise UsageError(f"an ONNX file carries its weights; --weights can only say where it is now, got {weights!r}")
+        path = Path(weights).expanduser()
     if layer == OUTPUT:
         tensor = onnx_file.read_model(path).graph.output[0].name
     elif layer not in (None, PENULTIMATE):
@@ -246,8 +249,8 @@ def _load_onnx(
         )
     kind, dim = probe_features(graph, preprocess, pool)
     return Backbone(
-        name=name,
-        weights="DEFAULT",
+        name=f"onnx:{path.name}",
+        weights=str(path.absolute()),
         weights_digest=digest_file(path),
         layer=graph.tensor,
         pool=kind,

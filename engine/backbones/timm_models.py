@@ -72,7 +72,7 @@ def load(name: str, weights: str) -> Loaded:
         notes = checkpoint.fit_state(
             model, state, classifiers=[heads] if isinstance(heads, str) else heads, origin=path.name
         )
-        recorded = weights
+        recorded = checkpoint.recorded_name(weights)
     elif weights == "none":
         notes = (f"random weights (seed {RANDOM_SEED}): these features are a baseline, not a pretrained backbone's",)
         recorded = "none"

@@ -75,39 +75,48 @@ def load(name: str, weights: str) -> Loaded:
         path = checkpoint.resolve(weights)
         published = _published_as(enum, path)
         member = published or enum.DEFAULT
-        model = _build(name, None)
-        crop = _preprocess(member).crop
-        cut, _ = cut_classifier(model, probe_images(crop))
+        model = _build(name, member)
+        cut, _ = cut_classifier(model, probe_images(_preprocess(member).crop))
         auxiliary = [child for child in ("aux1", "aux2", "AuxLogits") if getattr(model, child, None) is not None]
         notes = checkpoint.fit_state(
             model, checkpoint.read_state(path), classifiers=[cut, *auxiliary], origin=path.name
         )
         if published is None:
             notes += (f"{path.name} is none of torchvision's files; preprocessing taken from {member.name}",)
-        return Loaded(model=model, weights=weights, preprocess=_preprocess(member), notes=notes, cut=cut)
+        return Loaded(
+            model=model,
+            weights=checkpoint.recorded_name(weights),
+            preprocess=_preprocess(member),
+            notes=notes,
+            cut=cut,
+        )
     if weights == "none":
         # Seeded apart from the caller's generator, so that the same command gives the same features.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(RANDOM_SEED)
-            model = _build(name, None)
+            model = _build(name, enum.DEFAULT)
         member, recorded = enum.DEFAULT, "none"
         notes = (f"random weights (seed {RANDOM_SEED}): these features are a baseline, not a pretrained backbone's",)
     else:
         member = _member(enum, name, weights)
         _fetch(member)
-        model, recorded = _build(name, member), member.name
+        model, recorded = torchvision.models.get_model(name, weights=member).eval(), member.name
     preprocess = _preprocess(member)
     cut, _ = cut_classifier(model, probe_images(preprocess.crop))
     return Loaded(model=model, weights=recorded, preprocess=preprocess, notes=notes, cut=cut)
 
 
 def _build(name: str, member: Any) -> "nn.Module":
+    """The network as `member` wants it, without its weights."""
     import torchvision
 
     options: dict[str, Any] = {}
-    if member is None and name in _TRANSFORM_INPUT:
+    if name in _TRANSFORM_INPUT:
         options = {"init_weights": True, "transform_input": True}
-    model: nn.Module = torchvision.models.get_model(name, weights=member, **options)
+    model: nn.Module = torchvision.models.get_model(name, weights=None, **options)
+    side = _preprocess(member).crop[0]
+    if getattr(model, "image_size", side) != side:  # a ViT has position embeddings for one size only
+        model = torchvision.models.get_model(name, weights=None, image_size=side)
     return model.eval()
 
 

@@ -5,6 +5,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from tle.backbones.load import PreprocessOverrides, list_layers, load_backbone
+from tle.cache import fingerprint
 from tle.errors import BackboneError, RuntimeChoiceError, UsageError
 from tle.runtimes.runtime import open_runtime
 
@@ -130,7 +131,7 @@ def test_what_cannot_work_is_one_line(tmp_path):
         assert "\n" not in str(caught.value)
     with pytest.raises(UsageError, match="16x16"):
         load_backbone(f"onnx:{path}", overrides=PreprocessOverrides(crop=32))
-    with pytest.raises(UsageError, match="carries its own"):
+    with pytest.raises(UsageError, match="carries its weights"):
         load_backbone(f"onnx:{path}", weights="IMAGENET1K_V1")
     with pytest.raises(RuntimeChoiceError, match="--runtime onnxruntime"):
         open_runtime(load_backbone(f"onnx:{path}"), "torch")
@@ -144,3 +145,16 @@ def test_the_digest_is_that_of_the_file(tmp_path):
     onnx.save(model, tmp_path / "c.onnx")
     digests = [load_backbone(f"onnx:{tmp_path / name}").weights_digest for name in ("a.onnx", "b.onnx", "c.onnx")]
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_file_that_was_moved_is_the_same_backbone(tmp_path):
+    write(tmp_path / "a.onnx")
+    before = load_backbone(f"onnx:{tmp_path / 'a.onnx'}")
+    (tmp_path / "b.onnx").write_bytes((tmp_path / "a.onnx").read_bytes())
+    (tmp_path / "a.onnx").unlink()
+    with pytest.raises(BackboneError, match="no such ONNX file"):
+        load_backbone(before.name, weights=before.weights)
+    after = load_backbone(before.name, weights=str(tmp_path / "b.onnx"))
+    specs = [{"backbone": backbone.spec(), "preprocess": {}} for backbone in (before, after)]
+    assert fingerprint(specs[0]) == fingerprint(specs[1])
+    assert before.spec() != after.spec()

@@ -1,0 +1,89 @@
+"""Transfer Learning Engine: a frozen backbone sees every picture once, heads train on the cached features in seconds.
+
+    import tle
+
+    tle.extract("photos/", "photos.h5", backbone="torchvision/resnet50")
+    tle.fit_head("photos.h5", "photos.head")
+    tle.evaluate("photos.head", "test.h5")
+    classifier = tle.load_classifier("photos.head")
+
+Names are imported when they are first used, so `import tle` does not load torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from tle.errors import TleError
+
+if TYPE_CHECKING:
+    from tle.backbones.load import PreprocessOverrides, list_layers, load_backbone
+    from tle.cache import Cache, open_cache
+    from tle.classifier import Classifier, load_classifier
+    from tle.doctor import Finding, examine
+    from tle.evaluation import Evaluation, evaluate
+    from tle.extraction import ExtractResult, extract
+    from tle.heads.fit import FitResult, fit_head
+    from tle.heads.head import Head, load_head
+    from tle.prediction import PredictResult, predict
+    from tle.sources import Source, open_source
+
+_HOMES = {
+    "Cache": "tle.cache",
+    "Classifier": "tle.classifier",
+    "Evaluation": "tle.evaluation",
+    "ExtractResult": "tle.extraction",
+    "Finding": "tle.doctor",
+    "FitResult": "tle.heads.fit",
+    "Head": "tle.heads.head",
+    "PredictResult": "tle.prediction",
+    "PreprocessOverrides": "tle.backbones.load",
+    "Source": "tle.sources",
+    "evaluate": "tle.evaluation",
+    "examine": "tle.doctor",
+    "extract": "tle.extraction",
+    "fit_head": "tle.heads.fit",
+    "list_layers": "tle.backbones.load",
+    "load_backbone": "tle.backbones.load",
+    "load_classifier": "tle.classifier",
+    "load_head": "tle.heads.head",
+    "open_cache": "tle.cache",
+    "open_source": "tle.sources",
+    "predict": "tle.prediction",
+}
+
+__all__ = [
+    "Cache",
+    "Classifier",
+    "Evaluation",
+    "ExtractResult",
+    "Finding",
+    "FitResult",
+    "Head",
+    "PredictResult",
+    "PreprocessOverrides",
+    "Source",
+    "TleError",
+    "evaluate",
+    "examine",
+    "extract",
+    "fit_head",
+    "list_layers",
+    "load_backbone",
+    "load_classifier",
+    "load_head",
+    "open_cache",
+    "open_source",
+    "predict",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tle' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,191 @@
+"""The main job: every picture of a source through a frozen backbone, once, into a cache."""
+
+import platform
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tle.cache import Cache, open_cache
+from tle.cache_writer import CacheWriter
+from tle.enums import Target
+from tle.errors import AllImagesFailedError, ImageError, UsageError
+from tle.files import check_output
+from tle.identity import complete_cache, feature_spec
+from tle.images import DEFAULT_MAX_PIXELS
+from tle.pipeline import DEFAULT_BATCH_SIZE, run
+from tle.progress import track
+from tle.sources import Source, open_source
+
+if TYPE_CHECKING:
+    from tle.backbones.backbone import Backbone
+    from tle.backbones.load import PreprocessOverrides
+
+DTYPES = ("float32", "float16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractResult:
+    """What an extraction did.
+
+    Attributes:
+        path: the cache.
+        n_images: pictures in the source.
+        n_failed: those that have no features; `tle inspect --failures` lists them.
+        dim: feature dimension D.
+        images_per_s: rate of the run, start-up excluded; 0 where there was nothing to do.
+        elapsed_s: seconds of the run, start-up excluded.
+        already_done: the cache was there, complete and of the same identity: nothing was extracted.
+        backbone: name of the backbone.
+        runtime: what executed it.
+        notes: one-line facts that the user has to be told.
+    """
+
+    path: Path
+    n_images: int
+    n_failed: int
+    dim: int
+    images_per_s: float
+    elapsed_s: float
+    already_done: bool
+    backbone: str
+    runtime: str
+    notes: tuple[str, ...]
+
+
+def extract(
+    images: str | Path,
+    output: str | Path,
+    *,
+    backbone: str,
+    weights: str = "DEFAULT",
+    layer: str | None = None,
+    pool: str | None = None,
+    overrides: "PreprocessOverrides | None" = None,
+    target: str | None = None,
+    runtime: str | None = None,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    workers: int | None = None,
+    dtype: str = "float32",
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    strict: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> ExtractResult:
+    """Extract the features of every picture into a cache.
+
+    Args:
+        images: a folder (`class/img`, `train/class/img` or flat) or a CSV or Parquet manifest.
+        output: the cache to write, `NAME.h5`.
+        backbone: `torchvision/NAME`, `timm/NAME`, `onnx:FILE[#TENSOR]` or `package.module:function`.
+        weights: name of published weights, "DEFAULT", "none" (random), a file, or `package:PACKAGE/FILE`.
+        layer: where to take the features; None takes the penultimate ones.
+        pool: how a layer's output becomes (B, D): avg, max, cls, cls+avg or none.
+        overrides: deviations from the preprocessing that the weights ask for.
+        target: "class", "multilabel" or "regression"; None sees it from the labels.
+        runtime: "torch" or "onnxruntime"; None takes the one that the backbone was made for.
+        batch_size: pictures a call of the runtime.
+        workers: decoding threads; None takes one a core.
+        dtype: storage type, "float32" or "float16".
+        max_pixels: pictures with more pixels are recorded as failed.
+        strict: stop at the first bad picture instead of recording it.
+        overwrite: replace an existing cache.
+        progress: show progress on standard error.
+
+    Returns:
+        What was done.
+
+    Raises:
+        TleError: bad input, in one line; see `tle.errors`.
+        AllImagesFailedError: not one picture could be read; the cache with the reasons is written all the same.
+    """
+    from tle.backbones.load import load_backbone
+    from tle.runtimes.runtime import open_runtime
+
+    path = Path(output)
+    _check_options(batch_size, workers, dtype, max_pixels)
+    check_output(path, overwrite=overwrite or path.is_file())
+    source = open_source(images, target=target)
+    loaded = load_backbone(backbone, weights=weights, layer=layer, pool=pool, overrides=overrides)
+    spec = feature_spec(loaded)
+    notes = source.notes + loaded.notes
+    if path.is_file() and not overwrite and (cache := complete_cache(path, spec, dtype, source)):
+        return _result(cache, loaded, elapsed_s=0.0, already_done=True, notes=notes)
+    executor = open_runtime(loaded, runtime)
+    started = time.monotonic()
+    writer = CacheWriter(
+        path,
+        ids=source.ids,
+        labels=source.labels,
+        classes=source.classes,
+        splits=source.splits,
+        target=source.target,
+        dim=loaded.dim,
+        dtype=dtype,
+        spec=spec,
+        run=_run_record(executor.description, source, notes),
+    )
+    with writer, track(len(source), "extracting", shown=progress) as counter:
+        batches = run(
+            source, loaded.preprocess, executor, batch_size=batch_size, workers=workers, max_pixels=max_pixels
+        )
+        for batch in batches:
+            for failure in batch.failures:
+                if strict:
+                    raise ImageError(f"{source.path(failure.index)}: {failure.reason} (stopped by --strict)")
+                writer.fail(failure.index, failure.reason, failure.digest)
+            writer.write(batch.indices, batch.features, batch.digests)
+            counter.advance(len(batch.indices) + len(batch.failures), len(batch.failures))
+        writer.finish(replace=overwrite)
+    cache = open_cache(path)
+    result = _result(cache, loaded, elapsed_s=time.monotonic() - started, already_done=False, notes=notes)
+    if result.n_failed == result.n_images:
+        raise AllImagesFailedError(
+            f"all {result.n_images} pictures of {images} failed, the first because: {cache.failures[0][1]} "
+            f"(tle inspect {path} --failures lists them)"
+        )
+    return result
+
+
+def _check_options(batch_size: int, workers: int | None, dtype: str, max_pixels: int) -> None:
+    if batch_size < 1:
+        raise UsageError(f"--batch-size takes 1 or more, got {batch_size}")
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers takes 1 or more, got {workers}")
+    if dtype not in DTYPES:
+        raise UsageError(f"--dtype takes {' or '.join(DTYPES)}, got {dtype!r}")
+    if max_pixels < 1:
+        raise UsageError(f"--max-pixels takes 1 or more, got {max_pixels}")
+
+
+def _run_record(runtime: str, source: Source, notes: tuple[str, ...]) -> dict[str, Any]:
+    """How the features are made: for people to read later, and no part of the identity."""
+    packages = ("numpy", "h5py", "pillow", "torch", "torchvision", "onnxruntime-gpu", "tle")
+    return {
+        "runtime": runtime,
+        "source": str(source.root.absolute()),
+        "target": str(Target(source.target)),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "versions": {name: version(name) for name in packages},
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "notes": list(notes),
+    }
+
+
+def _result(
+    cache: Cache, backbone: "Backbone", *, elapsed_s: float, already_done: bool, notes: tuple[str, ...]
+) -> ExtractResult:
+    return ExtractResult(
+        path=cache.path,
+        n_images=len(cache),
+        n_failed=len(cache.failures),
+        dim=cache.dim,
+        images_per_s=len(cache) / elapsed_s if elapsed_s else 0.0,
+        elapsed_s=elapsed_s,
+        already_done=already_done,
+        backbone=backbone.name,
+        runtime=str(cache.run.get("runtime")),
+        notes=notes,
+    )

@@ -1,0 +1,97 @@
+"""What makes two sets of features the same, and whether an existing cache already is what is asked for."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xxhash
+
+from tle.cache import Cache, fingerprint, open_cache
+from tle.cores import usable_cores
+from tle.errors import FingerprintError, ImageError, OutputError
+from tle.images import DECODER
+from tle.sources import Source
+
+if TYPE_CHECKING:
+    from tle.backbones.backbone import Backbone
+
+
+def feature_spec(backbone: "Backbone") -> dict[str, Any]:
+    """What defines the features of `backbone`: the JSON-able object behind a cache's fingerprint."""
+    return {
+        "backbone": backbone.spec(),
+        "preprocess": backbone.preprocess.to_dict(),
+        "decoder": DECODER,
+        "precision": "float32",
+    }
+
+
+def spec_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    """What two specs differ in, as `key: a instead of b`, for an error message."""
+    differing = []
+    for section in ("backbone", "preprocess"):
+        a, b = ours.get(section, {}), theirs.get(section, {})
+        differing += [
+            f"{key}: {a.get(key)} instead of {b.get(key)}" for key in sorted({*a, *b}) if a.get(key) != b.get(key)
+        ]
+    for key in ("decoder", "precision"):
+        if ours.get(key) != theirs.get(key):
+            differing.append(f"{key}: {ours.get(key)} instead of {theirs.get(key)}")
+    return "; ".join(differing)
+
+
+def complete_cache(path: Path, spec: dict[str, Any], dtype: str, source: Source) -> Cache:
+    """The finished cache at `path`, if it holds just what is asked for; one that does not is never touched.
+
+    The pictures are read and hashed again, but neither decoded nor run through the backbone.
+
+    Args:
+        path: an existing cache.
+        spec: what defines the features now asked for.
+        dtype: storage type now asked for.
+        source: the pictures now asked for.
+
+    Returns:
+        The cache.
+
+    Raises:
+        FingerprintError: its features are of another kind; the message says what differs.
+        OutputError: it holds other pictures, labels or splits, or pictures that changed since.
+    """
+    cache = open_cache(path)
+    if cache.fingerprint != fingerprint(spec) or cache.features.dtype != dtype:
+        what = spec_difference(spec, cache.spec) or f"dtype: {dtype} instead of {cache.features.dtype}"
+        raise FingerprintError(
+            f"{path} holds features of another kind ({what}); name another output, or pass --overwrite to replace it"
+        )
+    same_labels = cache.target == source.target and cache.classes == source.classes
+    if cache.ids != source.ids or not same_labels or not _equal(cache.labels, source.labels):
+        raise OutputError(
+            f"{path} holds other pictures or labels ({len(cache):,} rows, the source has {len(source):,}); name another "
+            "output, or pass --overwrite to replace it"
+        )
+    if not _equal(cache.splits, source.splits):
+        raise OutputError(f"{path} holds other splits; name another output, or pass --overwrite to replace it")
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        digests = np.fromiter(pool.map(partial(_digest, source), range(len(source))), np.uint64, len(source))
+    if changed := int((digests != cache.digests).sum()):
+        first = source.ids[int(np.argmax(digests != cache.digests))]
+        raise OutputError(
+            f"{changed:,} pictures changed since {path} was written, {first} the first; pass --overwrite to extract again"
+        )
+    return cache
+
+
+def _equal(a: np.ndarray, b: np.ndarray) -> bool:
+    return bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
+
+
+def _digest(source: Source, row: int) -> int:
+    """xxh3-64 of a picture's bytes, 0 where they cannot be read; what the cache stores."""
+    try:
+        return xxhash.xxh3_64_intdigest(source.read(row))
+    except ImageError:
+        return 0

@@ -1,0 +1,155 @@
+"""Pictures to features: bytes are read, hashed and decoded by threads while the runtime computes the batch before.
+
+# B batch, G good pictures of a batch, H W height and width, D feature dim
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from tle.cores import usable_cores
+from tle.errors import ImageError
+from tle.images import load
+from tle.preprocess import Preprocess
+from tle.sources import Source
+
+if TYPE_CHECKING:
+    from tle.runtimes.runtime import Runtime
+
+DEFAULT_BATCH_SIZE = 32
+# One batch computes, one is ready, one decodes: enough to keep both sides busy, and memory is flat whatever N is.
+_BATCHES_AHEAD = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One picture that has no features.
+
+    Attributes:
+        index: its row in the source.
+        reason: one line.
+        digest: xxh3-64 of its bytes, 0 where they could not be read.
+    """
+
+    index: int
+    reason: str
+    digest: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Features of some consecutive rows, and what failed among them.
+
+    Attributes:
+        indices: (G,) int64 rows of the good pictures, ascending.
+        features: (G, D) float32, finite.
+        digests: (G,) uint64.
+        failures: the other rows.
+    """
+
+    indices: NDArray[np.int64]
+    features: NDArray[np.float32]
+    digests: NDArray[np.uint64]
+    failures: tuple[Failure, ...]
+
+
+def run(
+    source: Source,
+    preprocess: Preprocess,
+    runtime: "Runtime",
+    *,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    workers: int | None = None,
+    max_pixels: int,
+) -> Iterator[Batch]:
+    """Features of all pictures of `source`, batch by batch, in order.
+
+    Args:
+        source: where the pictures are.
+        preprocess: resize and crop.
+        runtime: uint8 (B, H, W, 3) -> float32 (B, D).
+        batch_size: B.
+        workers: decoding threads; None takes one a core.
+        max_pixels: pictures with more pixels are recorded as failed.
+
+    Yields:
+        Batches that cover every row exactly once.
+    """
+    starts = range(0, len(source), batch_size)
+    with ThreadPoolExecutor(workers or usable_cores(), thread_name_prefix="tle-decode") as pool:
+        ahead: deque[_Decoding] = deque()
+        try:
+            for start in starts:
+                rows = range(start, min(start + batch_size, len(source)))
+                ahead.append(_submit(pool, source, rows, preprocess, max_pixels))
+                if len(ahead) > _BATCHES_AHEAD:
+                    yield _compute(ahead.popleft(), runtime)
+            while ahead:
+                yield _compute(ahead.popleft(), runtime)
+        finally:
+            for decoding in ahead:
+                for future in decoding.futures:
+                    future.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoding:
+    """A batch in the making: its buffer, and one future of (digest, reason or None) a picture."""
+
+    rows: Sequence[int]
+    pixels: NDArray[np.uint8]
+    futures: list[Future[tuple[int, str | None]]]
+
+
+def _submit(
+    pool: ThreadPoolExecutor, source: Source, rows: Sequence[int], preprocess: Preprocess, max_pixels: int
+) -> _Decoding:
+    pixels = np.empty((len(rows), *preprocess.crop, 3), np.uint8)
+    futures = [
+        pool.submit(_decode, source, row, preprocess, max_pixels, out) for row, out in zip(rows, pixels, strict=True)
+    ]
+    return _Decoding(rows, pixels, futures)
+
+
+def _decode(
+    source: Source, row: int, preprocess: Preprocess, max_pixels: int, out: NDArray[np.uint8]
+) -> tuple[int, str | None]:
+    """Decode one picture into its place of the batch; a bad one becomes a reason."""
+    digest = 0
+    try:
+        data = source.read(row)
+        digest = xxhash.xxh3_64_intdigest(data)
+        load(data, preprocess, max_pixels=max_pixels, out=out)
+    except ImageError as error:
+        return digest, str(error)
+    return digest, None
+
+
+def _compute(decoding: _Decoding, runtime: "Runtime") -> Batch:
+    outcomes = [future.result() for future in decoding.futures]
+    rows = np.asarray(decoding.rows, np.int64)
+    digests = np.array([digest for digest, _ in outcomes], np.uint64)
+    good = np.array([reason is None for _, reason in outcomes])
+    failures = [
+        Failure(int(row), reason, digest)
+        for row, (digest, reason) in zip(rows, outcomes, strict=True)
+        if reason is not None
+    ]
+    if not good.any():
+        return Batch(rows[:0], np.zeros((0, 0), np.float32), digests[:0], tuple(failures))
+    features_GD = runtime(decoding.pixels if good.all() else decoding.pixels[good])
+    rows, digests = rows[good], digests[good]
+    finite = np.isfinite(features_GD).all(1)
+    failures += [
+        Failure(int(row), "the backbone's features of it are not finite", int(digest))
+        for row, digest in zip(rows[~finite], digests[~finite], strict=True)
+    ]
+    if not finite.all():
+        rows, digests, features_GD = rows[finite], digests[finite], features_GD[finite]
+    return Batch(rows, features_GD, digests, tuple(failures))
