@@ -1,0 +1,135 @@
+"""Backbone and head as one: pictures in, classes out.
+
+# G good pictures of a batch, C classes
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tle.errors import FingerprintError, UsageError
+from tle.images import DECODER, DEFAULT_MAX_PIXELS
+from tle.pipeline import DEFAULT_BATCH_SIZE, Failure, run
+from tle.preprocess import Preprocess
+from tle.sources import Source, open_source
+
+if TYPE_CHECKING:
+    from tle.backbones.backbone import Backbone
+    from tle.heads.head import Head
+    from tle.runtimes.runtime import Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What a classifier says about some consecutive pictures of a source.
+
+    Attributes:
+        indices: (G,) int64 rows of the good pictures, ascending.
+        scores: (G, C) float32 probabilities, or (G,) float32 values of a regression.
+        failures: the other rows, with their reasons.
+    """
+
+    indices: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    failures: tuple[Failure, ...]
+
+
+class Classifier:
+    """A head and the backbone that it was fitted on, ready to classify pictures.
+
+    Attributes:
+        head: the fitted head; `head.classes` names the columns of the scores.
+        backbone: the backbone, its weights checked against those of the fit.
+    """
+
+    def __init__(self, head: "Head", backbone: "Backbone", runtime: "Runtime") -> None:
+        """Join the three; use `load_classifier`."""
+        self.head = head
+        self.backbone = backbone
+        self._runtime = runtime
+
+    def predict(
+        self,
+        images: str | Path | Source,
+        *,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        workers: int | None = None,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+    ) -> Iterator[Predictions]:
+        """Classify every picture of a source, batch by batch, in order; memory is flat.
+
+        Args:
+            images: a folder, a manifest, or an opened source.
+            batch_size: pictures a call of the backbone.
+            workers: decoding threads; None takes one a core.
+            max_pixels: pictures with more pixels are reported as failed.
+
+        Yields:
+            Predictions that cover every row exactly once.
+
+        Raises:
+            SourceError: the folder or manifest cannot be used.
+        """
+        source = images if isinstance(images, Source) else open_source(images)
+        batches = run(
+            source,
+            self.backbone.preprocess,
+            self._runtime,
+            batch_size=batch_size,
+            workers=workers,
+            max_pixels=max_pixels,
+        )
+        for batch in batches:
+            empty = np.zeros((0, len(self.head.classes)), np.float32)
+            scores = self.head.predict(batch.features) if len(batch.indices) else empty
+            yield Predictions(batch.indices, scores, batch.failures)
+
+
+def load_classifier(path: str | Path, *, weights: str | None = None, runtime: str | None = None) -> Classifier:
+    """Load a head and the backbone that it names.
+
+    Args:
+        path: a head written by `tle.fit_head`.
+        weights: where the backbone's weights are now; None looks where they were at the time of the extraction.
+        runtime: "torch" or "onnxruntime"; None takes the one that the backbone was made for.
+
+    Returns:
+        The classifier.
+
+    Raises:
+        HeadError: the file is no head, or damaged.
+        BackboneError: the backbone or its weights cannot be loaded.
+        FingerprintError: the weights are not those that the head was fitted on, or this version of tle decodes pictures
+            differently.
+        UsageError: the head says nothing about a backbone.
+    """
+    from tle.backbones.load import load_backbone
+    from tle.heads.head import load_head
+    from tle.runtimes.runtime import open_runtime
+
+    head = load_head(path)
+    recorded = head.spec.get("backbone")
+    if not recorded or "name" not in recorded:
+        raise UsageError(f"{path} does not say which backbone made its features: fit it on a cache of tle extract")
+    if head.spec.get("decoder") != DECODER:
+        raise FingerprintError(
+            f"{path} was fitted on pictures decoded by {head.spec.get('decoder')!r}, this version of tle uses {DECODER!r}: "
+            "extract and fit again"
+        )
+    backbone = load_backbone(
+        recorded["name"],
+        weights=weights or recorded["weights"],
+        layer=recorded["layer"],
+        pool=recorded["pool"],
+        overrides=Preprocess.from_dict(head.spec["preprocess"]),
+    )
+    if backbone.weights_digest != recorded["weights_digest"]:
+        raise FingerprintError(
+            f"{path} was fitted on weights with digest {recorded['weights_digest']}, {weights or recorded['weights']} of "
+            f"{recorded['name']} has {backbone.weights_digest}: pass --weights with the file that was used"
+        )
+    return Classifier(head, backbone, open_runtime(backbone, runtime))
