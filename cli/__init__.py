@@ -1,0 +1,1 @@
+"""The command line: flags become one library call, its result gets printed."""

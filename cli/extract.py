@@ -1,0 +1,104 @@
+"""`tle extract`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+import tle
+from tle.cli.output import Json, Output, print_json, print_notes
+from tle.cli.sizes import parse_size
+
+
+def extract(
+    images: Path,
+    /,
+    *,
+    output: Output,
+    backbone: str,
+    weights: str = "DEFAULT",
+    layer: str | None = None,
+    pool: Literal["avg", "max", "cls", "cls+avg", "none"] | None = None,
+    resize: str | None = None,
+    crop: str | None = None,
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] | None = None,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
+    channels: Literal["rgb", "bgr"] | None = None,
+    target: Literal["class", "multilabel", "regression"] | None = None,
+    runtime: Literal["torch", "onnxruntime"] | None = None,
+    batch_size: Annotated[int, Parameter(name=["--batch-size", "-b"])] = 32,
+    workers: Annotated[int | None, Parameter(name=["--workers", "-j"])] = None,
+    dtype: Literal["float32", "float16"] = "float32",
+    max_pixels: int = 178_956_970,
+    strict: bool = False,
+    overwrite: bool = False,
+    json: Json = False,
+) -> None:
+    """Extract the features of every picture, once, into a cache.
+
+    Running it again on the same pictures with the same backbone does nothing.
+
+    Args:
+        images: A folder (class/img, {train,val,test}/class/img or flat), or a CSV or Parquet manifest with the columns
+            path, label and split.
+        output: The cache to write, NAME.h5.
+        backbone: torchvision/NAME, timm/NAME, onnx:FILE[#TENSOR] or package.module:function.
+        weights: Name of published weights (IMAGENET1K_V2, DEFAULT), none (random), a .pth or .safetensors file, or
+            package:PACKAGE/FILE for a file inside an installed package.
+        layer: Where to take the features, see tle layers; by default what enters the last classifying layer.
+        pool: How a layer's output becomes one vector; by default seen from its shape.
+        resize: Shorter side in pixels, HEIGHTxWIDTH for both, or none; by default what the weights ask for.
+        crop: Side of the centre crop in pixels, or HEIGHTxWIDTH; by default what the weights ask for.
+        interpolation: Filter of the resize; by default what the weights ask for.
+        mean: Mean of each channel, pixels counted from 0 to 1; by default that of the weights.
+        std: Standard deviation of each channel, pixels counted from 0 to 1; by default that of the weights.
+        channels: Order of the channels that the backbone takes.
+        target: What the labels are; by default seen from them.
+        runtime: What executes the backbone; by default torch, and onnxruntime for ONNX files.
+        batch_size: Pictures a call of the backbone.
+        workers: Decoding threads; by default one a core.
+        dtype: Storage type of the features.
+        max_pixels: Pictures with more pixels are recorded as failed, without being decoded.
+        strict: Stop at the first bad picture instead of recording it.
+        overwrite: Replace an existing cache.
+    """
+    result = tle.extract(
+        images,
+        output,
+        backbone=backbone,
+        weights=weights,
+        layer=layer,
+        pool=pool,
+        overrides=tle.PreprocessOverrides(
+            resize=parse_size("--resize", resize, none=True),
+            crop=parse_size("--crop", crop),
+            interpolation=interpolation,
+            mean=mean,
+            std=std,
+            channels=channels,
+        ),
+        target=target,
+        runtime=runtime,
+        batch_size=batch_size,
+        workers=workers,
+        dtype=dtype,
+        max_pixels=max_pixels,
+        strict=strict,
+        overwrite=overwrite,
+        progress=True,
+    )
+    print_notes(result.notes)
+    if json:
+        print_json(result)
+        return
+    if result.already_done:
+        print(f"{result.path} is complete: {result.n_images:,} pictures, {result.dim} features; nothing to do")
+    else:
+        good = result.n_images - result.n_failed
+        print(
+            f"{result.path}: {good:,} pictures, {result.dim} features, {result.elapsed_s:.1f} s, "
+            f"{result.images_per_s:.1f} images/s ({result.runtime})"
+        )
+    if result.n_failed:
+        print(f"{result.n_failed:,} of {result.n_images:,} pictures failed: tle inspect {result.path} --failures")

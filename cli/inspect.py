@@ -1,0 +1,58 @@
+"""`tle inspect`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tle
+from tle.cli.output import Json, print_json, print_mapping, print_table
+from tle.errors import UsageError
+
+
+def inspect(file: Path, /, *, failures: bool = False, json: Json = False) -> None:
+    """Show what a cache or a head holds and where it came from.
+
+    Args:
+        file: A cache (NAME.h5) or a head (NAME.head).
+        failures: List every picture that has no features, with the reason.
+    """
+    if _is_zip(file):
+        if failures:
+            raise UsageError(f"--failures goes with a cache, {file} is a head")
+        _show(tle.load_head(file).summary(), json=json)
+        return
+    cache = tle.open_cache(file)
+    if failures:
+        rows = [(cache.ids[index], reason) for index, reason in cache.failures]
+        if json:
+            print_json([{"id": name, "reason": reason} for name, reason in rows])
+        elif rows:
+            print_table(rows, header=("id", "reason"))
+        else:
+            print(f"no picture of {file} failed")
+        return
+    _show(cache.summary(), json=json)
+
+
+def _is_zip(file: Path) -> bool:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(2) == b"PK"
+    except OSError:
+        return False  # opening it as a cache says what is wrong
+
+
+def _show(summary: Mapping[str, Any], *, json: bool) -> None:
+    if json:
+        print_json(summary)
+    else:
+        print_mapping({key: _text(value) for key, value in summary.items()})
+
+
+def _text(value: object) -> object:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_text(inner)}" for key, inner in value.items()) or "-"
+    if isinstance(value, list | tuple):
+        shown = ", ".join(str(_text(inner)) for inner in value[:8])
+        return f"{shown}, ... ({len(value)} in all)" if len(value) > 8 else shown or "-"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
