@@ -1,0 +1,1 @@
+"""What is measured, on which real data, against whom: `python -m tle.benchmarks.NAME`."""
