@@ -58,8 +58,12 @@ def fit_head(
     if json:
         print_json(result.to_dict())
         return
-    chosen = ", ".join(f"{name} = {value}" for name, value in result.chosen.items())
+    chosen = ", ".join(f"{name} = {_short(value)}" for name, value in result.chosen.items())
     figures = ", ".join(f"{name} {value:.4f}" for name, value in result.val.items() if isinstance(value, float))
     print(f"{result.path}: {result.kind} head, {result.n_train:,} train and {result.n_val:,} val pictures")
     print(f"chosen on val: {chosen or 'nothing to choose'}")
     print(f"on val, before the last fit: {figures}")
+
+
+def _short(value: object) -> object:
+    return f"{value:.4g}" if isinstance(value, float) else value

@@ -3,7 +3,7 @@
 import platform
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from tle.enums import Target
 from tle.errors import AllImagesFailedError, ImageError, UsageError
 from tle.files import check_output
 from tle.identity import complete_cache, feature_spec
-from tle.images import DEFAULT_MAX_PIXELS
+from tle.images import DEFAULT_MAX_PIXELS, decoder_versions
 from tle.pipeline import DEFAULT_BATCH_SIZE, run
 from tle.progress import track
 from tle.sources import Source, open_source
@@ -161,14 +161,15 @@ def _check_options(batch_size: int, workers: int | None, dtype: str, max_pixels:
 
 def _run_record(runtime: str, source: Source, notes: tuple[str, ...]) -> dict[str, Any]:
     """How the features are made: for people to read later, and no part of the identity."""
-    packages = ("numpy", "h5py", "pillow", "torch", "torchvision", "onnxruntime-gpu", "tle")
+    packages = {"tle", "numpy", "h5py", "torch", "torchvision", "timm", "onnxruntime", "onnxruntime-gpu"}
+    installed = {found.name.lower(): found.version for found in distributions() if found.name.lower() in packages}
     return {
         "runtime": runtime,
         "source": str(source.root.absolute()),
         "target": str(Target(source.target)),
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "versions": {name: version(name) for name in packages},
+        "versions": installed | decoder_versions(),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "notes": list(notes),
     }
