@@ -84,8 +84,8 @@ class Classifier:
             max_pixels=max_pixels,
         )
         for batch in batches:
-            empty = np.zeros((0, len(self.head.classes)), np.float32)
-            scores = self.head.predict(batch.features) if len(batch.indices) else empty
+            features = batch.features if len(batch.indices) else np.zeros((0, self.head.dim), np.float32)
+            scores = self.head.predict(features)
             yield Predictions(batch.indices, scores, batch.failures)
 
 

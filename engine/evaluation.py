@@ -17,6 +17,7 @@ from tle.enums import Split, Target
 from tle.errors import FingerprintError, HeadError, OutputError, UsageError, one_line
 from tle.files import check_output, part_path
 from tle.heads.head import Head, load_head
+from tle.heads.samples import block_rows
 from tle.heads.selection import check_finite, resolve_splits, usable_rows
 from tle.metrics import measure
 
@@ -152,7 +153,7 @@ def evaluate(
 
 def _predict_rows(head: Head, cache: Cache, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """Scores of some rows; features are gathered a block at a time."""
-    step = 65536
+    step = block_rows(cache.dim)
     return np.concatenate(
         [head.predict(cache.features[rows[start : start + step]]) for start in range(0, len(rows), step)]
     )
@@ -255,4 +256,5 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
         )
         unfinished.replace(path)
     except OSError as error:
+        unfinished.unlink(missing_ok=True)
         raise OutputError(f"cannot write {path}: {one_line(error)}") from error

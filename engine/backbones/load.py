@@ -232,7 +232,9 @@ def _load_onnx(
     path, tensor = _onnx_path(name)
     if weights != "DEFAULT":  # the file itself, where it was moved since its name was written down
         if not weights.endswith(".onnx"):
-            raise UsageError(f"an ONNX file carries its weights; --weights can only say where it is now, got {weights!r}")
+            raise UsageError(
+                f"an ONNX file carries its weights; --weights can only say where it is now, got {weights!r}"
+            )
         path = Path(weights).expanduser()
     if layer == OUTPUT:
         tensor = onnx_file.read_model(path).graph.output[0].name

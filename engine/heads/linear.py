@@ -25,6 +25,7 @@ from tle.heads.params import Params
 from tle.heads.samples import Samples, Task, as_targets
 from tle.heads.scaler import Scaler, fit_scaler
 from tle.heads.sweep import Fitted, edge_note, run_trials, score_samples, sole_value
+from tle.heads.threads import torch_threads
 
 if TYPE_CHECKING:
     import torch
@@ -125,19 +126,40 @@ def _train(task: Task, samples: Samples, scaler: Scaler, lr: float, schedule: _S
     """Train one layer; None where it diverged. And the mean loss of the last epoch."""
     import torch
 
-    mean_D = torch.from_numpy(scaler.mean_D.astype(np.float32))
-    inverse_D = torch.from_numpy((1.0 / scaler.scale_D).astype(np.float32))
     targets = _Targets.of(task, samples)
     layer = torch.nn.Linear(samples.dim, targets.outputs)
     torch.nn.init.zeros_(layer.weight)
     torch.nn.init.zeros_(layer.bias)
+    with torch_threads(schedule.batch_size * samples.dim * targets.outputs):
+        loss = _run_epochs(layer, samples, targets, scaler, lr, schedule, np.random.default_rng(task.seed))
+    if not math.isfinite(loss):
+        return None, loss
+    weight_PD = layer.weight.detach().numpy().astype(np.float64)
+    bias_P = layer.bias.detach().numpy().astype(np.float64)
+    weight_KD, bias_K = targets.restore(*scaler.fold(*targets.unscale(weight_PD, bias_P)))
+    return make_affine(weight_KD, bias_K, Link.of(task.target)), loss
+
+
+def _run_epochs(
+    layer: "torch.nn.Linear",
+    samples: Samples,
+    targets: "_Targets",
+    scaler: Scaler,
+    lr: float,
+    schedule: _Schedule,
+    rng: np.random.Generator,
+) -> float:
+    """Train `layer` in place; the mean loss of the last epoch, or the first that is not finite."""
+    import torch
+
+    mean_D = torch.from_numpy(scaler.mean_D.astype(np.float32))
+    inverse_D = torch.from_numpy((1.0 / scaler.scale_D).astype(np.float32))
     optimizer = torch.optim.AdamW(
         [
             {"params": [layer.weight], "weight_decay": schedule.weight_decay},
             {"params": [layer.bias], "weight_decay": 0.0},
         ]
     )
-    rng = np.random.default_rng(task.seed)
     n, size = len(samples), schedule.batch_size
     steps, step, epoch_loss = schedule.epochs * math.ceil(n / size), 0, 0.0
     for _ in range(schedule.epochs):
@@ -154,11 +176,8 @@ def _train(task: Task, samples: Samples, scaler: Scaler, lr: float, schedule: _S
             step += 1
             epoch_loss += float(loss.detach()) * len(positions) / n
         if not math.isfinite(epoch_loss):
-            return None, epoch_loss
-    weight_PD = layer.weight.detach().numpy().astype(np.float64)
-    bias_P = layer.bias.detach().numpy().astype(np.float64)
-    weight_KD, bias_K = targets.restore(*scaler.fold(*targets.unscale(weight_PD, bias_P)))
-    return make_affine(weight_KD, bias_K, Link.of(task.target)), epoch_loss
+            break
+    return epoch_loss
 
 
 @dataclass(frozen=True, slots=True)

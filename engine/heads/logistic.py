@@ -29,6 +29,7 @@ from tle.heads.params import Params
 from tle.heads.samples import Task
 from tle.heads.scaler import Scaler, fit_scaler
 from tle.heads.sweep import Fitted, edge_note, run_trials, score_samples, sole_value
+from tle.heads.threads import blas_threads
 
 PARAMS = ("C", "tol", "max_iter")
 TARGETS = (Target.CLASS, Target.MULTILABEL)
@@ -38,10 +39,6 @@ DEFAULT_C = 1e-2
 TOL = 1e-6
 # The weakest penalty of the grid took 96 iterations on 1,197 digits and 57 on 2,000 samples of 512 correlated features.
 MAX_ITER = 2000
-# n D C below which one thread solves. In these short products and vector sums threads wait for each other more than they
-# work: on 2 shared cores 1,257 x 64 x 10 took 0.8 ms an iteration with one thread and 7 to 22 with two, 6,000 x 1,280 x 10
-# took 22 and 53 to 400; only from 30,000 x 1,280 x 10 on could two be faster.
-ONE_THREAD_BELOW = 2**27
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +148,8 @@ def _solve(
     task: Task, z_ND: NDArray[np.float64], labels: NDArray[Any], scaler: Scaler, c: float, solver: _Solver
 ) -> _Solution:
     """Solve one problem on standardised features and fold the scaler into its layer."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
     outputs = 1 if task.target is Target.MULTILABEL else task.outputs
-    with threadpool_limits(1 if z_ND.size * outputs < ONE_THREAD_BELOW else None):
+    with blas_threads(z_ND.size * outputs):
         return _solve_target(task, z_ND, labels, scaler, c, solver)
 
 
