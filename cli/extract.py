@@ -1,12 +1,13 @@
 """`tle extract`."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 import tle
-from tle.cli.output import Json, Output, print_json, print_notes
+from tle.cli.output import Json, Output, print_json
 from tle.cli.sizes import parse_size
 
 
@@ -46,7 +47,8 @@ def extract(
         backbone: torchvision/NAME, timm/NAME, onnx:FILE[#TENSOR] or package.module:function.
         weights: Name of published weights (IMAGENET1K_V2, DEFAULT), none (random), a .pth or .safetensors file, or
             package:PACKAGE/FILE for a file inside an installed package.
-        layer: Where to take the features, see tle layers; by default what enters the last classifying layer.
+        layer: Where to take the features, see tle layers; by default what enters the last classifying layer. output takes
+            what a network of your own returns.
         pool: How a layer's output becomes one vector; by default seen from its shape.
         resize: Shorter side in pixels, HEIGHTxWIDTH for both, or none; by default what the weights ask for.
         crop: Side of the centre crop in pixels, or HEIGHTxWIDTH; by default what the weights ask for.
@@ -88,7 +90,6 @@ def extract(
         overwrite=overwrite,
         progress=True,
     )
-    print_notes(result.notes)
     if json:
         print_json(result)
         return
@@ -101,4 +102,5 @@ def extract(
             f"{result.images_per_s:.1f} images/s ({result.runtime})"
         )
     if result.n_failed:
-        print(f"{result.n_failed:,} of {result.n_images:,} pictures failed: tle inspect {result.path} --failures")
+        path = shlex.quote(str(result.path))
+        print(f"{result.n_failed:,} of {result.n_images:,} pictures failed: tle inspect {path} --failures")

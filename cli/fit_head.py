@@ -7,7 +7,6 @@ from cyclopts import Parameter
 
 import tle
 from tle.cli.output import Json, Output, print_json, print_notes
-from tle.errors import UsageError
 
 
 def fit_head(
@@ -38,17 +37,11 @@ def fit_head(
         splits: A CSV or Parquet manifest with the columns path and split, to be used instead of the cache's splits.
         overwrite: Replace an existing head.
     """
-    params = {}
-    for entry in param or []:
-        name, equals, value = entry.partition("=")
-        if not equals or not name:
-            raise UsageError(f"--param takes NAME=VALUE, got {entry!r}")
-        params[name] = value
     result = tle.fit_head(
         cache,
         output,
         head=head,
-        params=params,
+        params=param,
         seed=seed,
         val_fraction=val_fraction,
         splits=splits,
@@ -62,7 +55,7 @@ def fit_head(
     figures = ", ".join(f"{name} {value:.4f}" for name, value in result.val.items() if isinstance(value, float))
     print(f"{result.path}: {result.kind} head, {result.n_train:,} train and {result.n_val:,} val pictures")
     print(f"chosen on val: {chosen or 'nothing to choose'}")
-    print(f"on val, before the last fit: {figures}")
+    print(f"on val, before the last fit: {figures or 'nothing could be measured, there are no val pictures'}")
 
 
 def _short(value: object) -> object:

@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 from cyclopts import App, CycloptsError, Parameter
 
-from tle.errors import TleError
+from tle.errors import TleError, one_line
 
 COMMANDS = {
     "extract": "Extract the features of every picture, once, into a cache.",
@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     try:
         app(tokens, exit_on_error=False, print_error=False)
+        sys.stdout.flush()
     except CycloptsError as error:
         command = next((f" {token}" for token in tokens if token in COMMANDS), "")
         print(f"tle: {' '.join(str(error).split())} See tle{command} --help", file=sys.stderr)
@@ -61,6 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output went away (`| head`): that is its right. Nothing more may be flushed to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:  # what is left: standard output itself cannot be written
+        print(f"tle: {one_line(error)}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 import tle
-from tle.cli.output import Json, Output, print_json, print_notes
+from tle.cli.output import Json, Output, print_json
 
 
 def predict(
@@ -56,7 +56,6 @@ def predict(
         overwrite=overwrite,
         progress=True,
     )
-    print_notes(result.notes)
     if json:
         print_json(result)
         return

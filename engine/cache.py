@@ -31,8 +31,6 @@ from tle.errors import CacheError, one_line
 from tle.files import part_path
 
 FORMAT = 1
-_HDF5_OVERHEAD = 1 << 16  # bytes; an empty cache has about 10,000
-_FAILURE_DTYPE = np.dtype([("index", np.int64), ("reason", h5py.string_dtype("utf-8"))])
 LABEL_DTYPES: dict[Target, type[np.generic]] = {
     Target.CLASS: np.int64,
     Target.NONE: np.int64,
@@ -104,9 +102,10 @@ class Cache:
             self.fingerprint = str(h5.attrs["fingerprint"])
             self.spec: dict[str, Any] = json.loads(h5.attrs["spec"])
             self.run: dict[str, Any] = json.loads(h5.attrs["run"])
-        except (KeyError, ValueError) as error:
+            found = fingerprint(self.spec)
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise CacheError(f"{self.path} has a damaged header ({one_line(error)}): extract it again") from error
-        if fingerprint(self.spec) != self.fingerprint:
+        if found != self.fingerprint:
             raise CacheError(f"{self.path}: its fingerprint does not match its spec; the file was altered")
 
     def _map(self, h5: h5py.File, name: str, ndim: int, dtypes: tuple[str, ...], n: int | None = None) -> NDArray[Any]:

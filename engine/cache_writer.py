@@ -6,6 +6,7 @@ one system call (measured: 4.0 GB/s against 0.6 GB/s for chunked appends through
 """
 
 import contextlib
+import fcntl
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -77,16 +78,17 @@ class CacheWriter:
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         self._n = len(ids)
         self._failures: dict[int, str] = {}
+        self._complete = False
         self._part = part_path(path)
         status = np.zeros(self._n, np.uint8)
         encoded_ids = _utf8(ids)
+        n_bytes = self._n * dim * self.dtype.itemsize + labels.nbytes + encoded_ids.nbytes + 10 * self._n
+        self._fd = _lock(self._part)
         try:
             # Asked of the file system first: HDF5 crashes the process when a disk fills up under it (1.14, at close).
-            _reserve(
-                self._part, self._n * dim * self.dtype.itemsize + labels.nbytes + encoded_ids.nbytes + 10 * self._n
-            )
-            with h5py.File(self._part, "w", libver=("v108", "v110")) as h5:
-                slots = {
+            _reserve(self._fd, n_bytes + _HDF5_OVERHEAD)
+            with self._h5("w") as h5:
+                self._slots = {
                     "features": _create_unfilled(h5, "features", (self._n, dim), self.dtype),
                     "status": _create_filled(h5, "status", status, _enum_dtype(Status)),
                     "digests": _create_filled(h5, "digests", np.zeros(self._n, np.uint64)),
@@ -100,12 +102,14 @@ class CacheWriter:
                 h5.attrs["fingerprint"] = fingerprint(spec)
                 h5.attrs["spec"] = json.dumps(spec, sort_keys=True)
                 h5.attrs["run"] = json.dumps(run, sort_keys=True)
-            self._slots = slots
-            self._fd = os.open(self._part, os.O_RDWR)
-            os.posix_fallocate(self._fd, 0, self._part.stat().st_size)
+            _reserve(self._fd, os.fstat(self._fd).st_size)
         except OSError as error:
-            self._part.unlink(missing_ok=True)
+            self._discard()
             raise OutputError(f"cannot create {self._part}: {one_line(error)}") from error
+
+    def _h5(self, mode: str) -> h5py.File:
+        """The unfinished file as HDF5; HDF5's own lock is left out, ours is held on the same file."""
+        return h5py.File(self._part, mode, libver=("v108", "v110"), locking=False)
 
     def write(self, indices: NDArray[np.int64], features_BD: NDArray[np.float32], digests: NDArray[np.uint64]) -> None:
         """Write the rows of B good images.
@@ -156,22 +160,20 @@ class CacheWriter:
         """
         try:
             os.fsync(self._fd)
-            os.close(self._fd)
-            self._fd = -1
-            with h5py.File(self._part, "r+", libver=("v108", "v110")) as h5:
+            with self._h5("r+") as h5:
                 pending = int((h5["status"][:] == Status.PENDING).sum())
                 if pending:
                     raise CacheError(f"{pending} of {self._n} rows were never written to {self._part}")
                 rows = np.array(sorted(self._failures.items()), dtype=_FAILURE_DTYPE)
                 h5.create_dataset("failures", data=rows, dtype=_FAILURE_DTYPE)
-            with self._part.open("rb") as file:
-                os.fsync(file.fileno())
+            os.fsync(self._fd)
+            self._complete = True
             check_output(self.path, overwrite=replace)
             self._part.replace(self.path)
             sync_folder(self.path.absolute().parent)
         except OSError as error:
             if isinstance(error, OutputError):
-                raise
+                raise OutputError(f"{error}; everything is extracted and kept in {self._part}") from error
             raise OutputError(f"cannot finish {self.path}: {one_line(error)}") from error
         return self.path
 
@@ -196,11 +198,46 @@ class CacheWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._fd >= 0:
+        if self._fd < 0:
+            return
+        if self._complete:  # published, or kept under its temporary name because the final one could not be had
             os.close(self._fd)
             self._fd = -1
-        with contextlib.suppress(FileNotFoundError):  # it is not there after `finish` renamed it
-            self._part.unlink()
+        else:
+            self._discard()
+
+    def _discard(self) -> None:
+        """Remove the unfinished file and let its lock go, in this order: nobody else may have it in between."""
+        self._part.unlink(missing_ok=True)
+        os.close(self._fd)
+        self._fd = -1
+
+
+def _lock(part: Path) -> int:
+    """Open `part` for one writer alone; the lock goes with the process, however it ends.
+
+    Raises:
+        OutputError: another process writes it, or it cannot be created.
+    """
+    while True:
+        try:
+            fd = os.open(part, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise OutputError(f"cannot create {part}: {one_line(error)}") from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(fd)
+            raise OutputError(f"another process is writing {part}: wait for it, or name another output") from error
+        except OSError as error:
+            os.close(fd)
+            raise OutputError(f"cannot lock {part}: {one_line(error)}") from error
+        # Between opening and locking it may have been renamed to a finished cache, or removed: then the name is another
+        # file by now, and this one must not be touched.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(fd), part.stat()):
+                return fd
+        os.close(fd)
 
 
 def _create_unfilled(h5: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> _Slot:
@@ -231,7 +268,9 @@ def _utf8(names: Sequence[str]) -> NDArray[Any]:
     return np.array(encoded, dtype=h5py.string_dtype("utf-8", max(length, 1)))
 
 
-def _reserve(path: Path, n_bytes: int) -> None:
-    """Find out whether `n_bytes` (and some for HDF5's own) fit on the disk, without writing them."""
-    with path.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, n_bytes + _HDF5_OVERHEAD)
+def _reserve(fd: int, n_bytes: int) -> None:
+    """Have `n_bytes` on the disk, or an OSError now; where the system cannot promise space, only their size is set."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(fd, 0, n_bytes)
+    else:
+        os.ftruncate(fd, n_bytes)

@@ -1,6 +1,7 @@
 """The main job: every picture of a source through a frozen backbone, once, into a cache."""
 
 import platform
+import shlex
 import time
 from dataclasses import dataclass
 from importlib.metadata import distributions
@@ -14,8 +15,8 @@ from tle.errors import AllImagesFailedError, ImageError, UsageError
 from tle.files import check_output
 from tle.identity import complete_cache, feature_spec
 from tle.images import DEFAULT_MAX_PIXELS, decoder_versions
-from tle.pipeline import DEFAULT_BATCH_SIZE, run
-from tle.progress import track
+from tle.pipeline import DEFAULT_BATCH_SIZE, check_options, run
+from tle.progress import tell, track
 from tle.sources import Source, open_source
 
 if TYPE_CHECKING:
@@ -104,14 +105,19 @@ def extract(
     from tle.runtimes.runtime import open_runtime
 
     path = Path(output)
-    _check_options(batch_size, workers, dtype, max_pixels)
-    check_output(path, overwrite=overwrite or path.is_file())
+    check_options(batch_size, workers, max_pixels)
+    if dtype not in DTYPES:
+        raise UsageError(f"--dtype takes {' or '.join(DTYPES)}, got {dtype!r}")
+    check_output(path, overwrite=overwrite or path.is_file(), inputs=[images])
     source = open_source(images, target=target)
+    tell(source.notes, shown=progress)
     loaded = load_backbone(backbone, weights=weights, layer=layer, pool=pool, overrides=overrides)
+    tell(loaded.notes, shown=progress)
     spec = feature_spec(loaded)
     notes = source.notes + loaded.notes
-    if path.is_file() and not overwrite and (cache := complete_cache(path, spec, dtype, source)):
-        return _result(cache, loaded, elapsed_s=0.0, already_done=True, notes=notes)
+    if path.is_file() and not overwrite:
+        cache = complete_cache(path, spec, dtype, source, max_pixels=max_pixels, progress=progress)
+        return _result(cache, loaded, elapsed_s=0.0, already_done=True, strict=strict, notes=notes)
     executor = open_runtime(loaded, runtime)
     started = time.monotonic()
     writer = CacheWriter(
@@ -124,7 +130,7 @@ def extract(
         dim=loaded.dim,
         dtype=dtype,
         spec=spec,
-        run=_run_record(executor.description, source, notes),
+        run=_run_record(executor.description, source, notes, max_pixels),
     )
     with writer, track(len(source), "extracting", shown=progress) as counter:
         batches = run(
@@ -138,34 +144,18 @@ def extract(
             writer.write(batch.indices, batch.features, batch.digests)
             counter.advance(len(batch.indices) + len(batch.failures), len(batch.failures))
         writer.finish(replace=overwrite)
-    cache = open_cache(path)
-    result = _result(cache, loaded, elapsed_s=time.monotonic() - started, already_done=False, notes=notes)
-    if result.n_failed == result.n_images:
-        raise AllImagesFailedError(
-            f"all {result.n_images} pictures of {images} failed, the first because: {cache.failures[0][1]} "
-            f"(tle inspect {path} --failures lists them)"
-        )
-    return result
+    elapsed_s = time.monotonic() - started
+    return _result(open_cache(path), loaded, elapsed_s=elapsed_s, already_done=False, strict=strict, notes=notes)
 
 
-def _check_options(batch_size: int, workers: int | None, dtype: str, max_pixels: int) -> None:
-    if batch_size < 1:
-        raise UsageError(f"--batch-size takes 1 or more, got {batch_size}")
-    if workers is not None and workers < 1:
-        raise UsageError(f"--workers takes 1 or more, got {workers}")
-    if dtype not in DTYPES:
-        raise UsageError(f"--dtype takes {' or '.join(DTYPES)}, got {dtype!r}")
-    if max_pixels < 1:
-        raise UsageError(f"--max-pixels takes 1 or more, got {max_pixels}")
-
-
-def _run_record(runtime: str, source: Source, notes: tuple[str, ...]) -> dict[str, Any]:
+def _run_record(runtime: str, source: Source, notes: tuple[str, ...], max_pixels: int) -> dict[str, Any]:
     """How the features are made: for people to read later, and no part of the identity."""
     packages = {"tle", "numpy", "h5py", "torch", "torchvision", "timm", "onnxruntime", "onnxruntime-gpu"}
     installed = {found.name.lower(): found.version for found in distributions() if found.name.lower() in packages}
     return {
         "runtime": runtime,
         "source": str(source.root.absolute()),
+        "max_pixels": max_pixels,
         "target": str(Target(source.target)),
         "python": platform.python_version(),
         "machine": platform.machine(),
@@ -176,8 +166,17 @@ def _run_record(runtime: str, source: Source, notes: tuple[str, ...]) -> dict[st
 
 
 def _result(
-    cache: Cache, backbone: "Backbone", *, elapsed_s: float, already_done: bool, notes: tuple[str, ...]
+    cache: Cache, backbone: "Backbone", *, elapsed_s: float, already_done: bool, strict: bool, notes: tuple[str, ...]
 ) -> ExtractResult:
+    """What a run did, or an earlier one: the same failures lead to the same end."""
+    if strict and cache.failures:
+        index, reason = cache.failures[0]
+        raise ImageError(f"{cache.ids[index]}: {reason} ({cache.path} was made without --strict)")
+    if len(cache.failures) == len(cache):
+        raise AllImagesFailedError(
+            f"all {len(cache)} pictures failed, the first because: {cache.failures[0][1]} "
+            f"(tle inspect {shlex.quote(str(cache.path))} --failures lists them)"
+        )
     return ExtractResult(
         path=cache.path,
         n_images=len(cache),

@@ -13,6 +13,7 @@ from tle.cache import Cache, fingerprint, open_cache
 from tle.cores import usable_cores
 from tle.errors import FingerprintError, ImageError, OutputError
 from tle.images import DECODER
+from tle.progress import track
 from tle.sources import Source
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ def spec_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     return "; ".join(differing)
 
 
-def complete_cache(path: Path, spec: dict[str, Any], dtype: str, source: Source) -> Cache:
+def complete_cache(
+    path: Path, spec: dict[str, Any], dtype: str, source: Source, *, max_pixels: int, progress: bool
+) -> Cache:
     """The finished cache at `path`, if it holds just what is asked for; one that does not is never touched.
 
     The pictures are read and hashed again, but neither decoded nor run through the backbone.
@@ -53,6 +56,8 @@ def complete_cache(path: Path, spec: dict[str, Any], dtype: str, source: Source)
         spec: what defines the features now asked for.
         dtype: storage type now asked for.
         source: the pictures now asked for.
+        max_pixels: the limit now asked for; it matters where pictures failed under another one.
+        progress: show progress on standard error.
 
     Returns:
         The cache.
@@ -75,8 +80,19 @@ def complete_cache(path: Path, spec: dict[str, Any], dtype: str, source: Source)
         )
     if not _equal(cache.splits, source.splits):
         raise OutputError(f"{path} holds other splits; name another output, or pass --overwrite to replace it")
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        digests = np.fromiter(pool.map(partial(_digest, source), range(len(source))), np.uint64, len(source))
+    if cache.failures and cache.run.get("max_pixels") != max_pixels:
+        raise OutputError(
+            f"{len(cache.failures):,} pictures of {path} failed under --max-pixels {cache.run.get('max_pixels')}, now it is "
+            f"{max_pixels}; pass --overwrite to extract again"
+        )
+    digests = np.zeros(len(source), np.uint64)
+    with (
+        ThreadPoolExecutor(usable_cores()) as pool,
+        track(len(source), f"comparing pictures with {path.name}", shown=progress) as counter,
+    ):
+        for row, digest in enumerate(pool.map(partial(_digest, source), range(len(source)))):
+            digests[row] = digest
+            counter.advance(1)
     if changed := int((digests != cache.digests).sum()):
         first = source.ids[int(np.argmax(digests != cache.digests))]
         raise OutputError(

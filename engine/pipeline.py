@@ -14,7 +14,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from tle.cores import usable_cores
-from tle.errors import ImageError
+from tle.errors import ImageError, ShapeError, UsageError
 from tle.images import load
 from tle.preprocess import Preprocess
 from tle.sources import Source
@@ -59,6 +59,17 @@ class Batch:
     failures: tuple[Failure, ...]
 
 
+def check_options(batch_size: int, workers: int | None, max_pixels: int) -> None:
+    """Refuse options of a run that cannot be meant.
+
+    Raises:
+        UsageError: one of them is below 1.
+    """
+    for flag, value in (("--batch-size", batch_size), ("--workers", workers), ("--max-pixels", max_pixels)):
+        if value is not None and value < 1:
+            raise UsageError(f"{flag} takes 1 or more, got {value}")
+
+
 def run(
     source: Source,
     preprocess: Preprocess,
@@ -78,11 +89,22 @@ def run(
         workers: decoding threads; None takes one a core.
         max_pixels: pictures with more pixels are recorded as failed.
 
-    Yields:
-        Batches that cover every row exactly once.
+    Returns:
+        An iterator over batches that cover every row exactly once.
+
+    Raises:
+        UsageError: an option is below 1.
+        ShapeError: while it runs: the runtime yields something else than a row a picture.
     """
+    check_options(batch_size, workers, max_pixels)
+    return _run(source, preprocess, runtime, batch_size, workers or usable_cores(), max_pixels)
+
+
+def _run(
+    source: Source, preprocess: Preprocess, runtime: "Runtime", batch_size: int, workers: int, max_pixels: int
+) -> Iterator[Batch]:
     starts = range(0, len(source), batch_size)
-    with ThreadPoolExecutor(workers or usable_cores(), thread_name_prefix="tle-decode") as pool:
+    with ThreadPoolExecutor(workers, thread_name_prefix="tle-decode") as pool:
         ahead: deque[_Decoding] = deque()
         try:
             for start in starts:
@@ -145,6 +167,10 @@ def _compute(decoding: _Decoding, runtime: "Runtime") -> Batch:
         return Batch(rows[:0], np.zeros((0, 0), np.float32), digests[:0], tuple(failures))
     features_GD = runtime(decoding.pixels if good.all() else decoding.pixels[good])
     rows, digests = rows[good], digests[good]
+    if features_GD.ndim != 2 or len(features_GD) != len(rows):
+        raise ShapeError(
+            f"expected a row of features for each of {len(rows)} pictures, the backbone gave {features_GD.shape}"
+        )
     finite = np.isfinite(features_GD).all(1)
     failures += [
         Failure(int(row), "the backbone's features of it are not finite", int(digest))

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -76,6 +76,13 @@ class BarProgress(Progress):
         failures = f"[red]{self.failed:,} failed" if self.failed else ""
         rate = f"{self.rate:,.1f} {self._unit}/s"
         self._bar.update(self._task, completed=self.done, rate=rate, failures=failures)
+
+
+def tell(notes: Iterable[str], *, shown: bool) -> None:
+    """Say facts that the user has to know, a line each, before the work that they are about."""
+    if shown:
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -156,7 +157,7 @@ def test_bad_inputs_of_fit_head(cached, capsys):
         (["nowhere.h5", "-o", "x.head"], 1, "no such cache"),
         (["c.h5", "-o", "no/x.head"], 1, "does not exist"),
         (["c.h5", "-o", "x.head", "--head", "logstic"], 2, "logistic"),
-        (["c.h5", "-o", "x.head", "--param", "C"], 2, "NAME=VALUE"),
+        (["c.h5", "-o", "x.head", "--param", "C"], 2, "name=value"),
         (["c.h5", "-o", "x.head", "--param", "c=1"], 2, "C"),
     ):
         assert main(["fit-head", *arguments]) == code, arguments
@@ -229,4 +230,34 @@ def test_output_into_a_closed_pipe_is_no_traceback():
         text=True,
         check=False,
     )
+    assert "Traceback" not in done.stderr
+
+
+def test_notes_come_before_the_work_they_are_about(photos, capsys):
+    (photos / "m.csv").write_text("path\nnowhere/a.jpg\n")
+    assert main(["extract", "m.csv", "-o", "x.h5", *BACKBONE]) == 3
+    lines = capsys.readouterr().err.splitlines()
+    notes = [number for number, line in enumerate(lines) if line.startswith("note: ")]
+    errors = [number for number, line in enumerate(lines) if line.startswith("tle: ")]
+    assert notes
+    assert max(notes) < min(errors)
+    assert any("random weights" in lines[number] for number in notes)
+
+
+def test_a_parameter_given_twice_is_refused(cached, capsys):
+    assert main(["fit-head", "c.h5", "-o", "x.head", "--param", "C=0.1", "--param", "C=1"]) == 2
+    assert "twice" in one_line(capsys)
+
+
+def test_standard_output_that_cannot_be_written(cached):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "tle.cli.main", "inspect", "c.h5"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("tle: ")
     assert "Traceback" not in done.stderr

@@ -2,6 +2,8 @@ import json
 import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -239,8 +241,6 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
         "except OutputError as error:\n"
         "    print(error)\n"
     )
-    import sys
-
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "c.h5")], capture_output=True, text=True, check=False
     )
@@ -248,3 +248,57 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     assert "cannot" in done.stdout
     assert done.stdout.count("\n") == 1
     assert os.listdir(tmp_path) == []
+
+
+def test_two_writers_of_one_cache_cannot_meet(tmp_path):
+    """The second gets one line, in its own process, and the first finishes undisturbed."""
+    path = tmp_path / "c.h5"
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "from pathlib import Path\n"
+        "from test_cache import writer\n"
+        "from tle.errors import OutputError\n"
+        "try:\n"
+        "    writer(Path(sys.argv[1]))\n"
+        "except OutputError as error:\n"
+        "    print(error)\n"
+    )
+    with writer(path) as first:
+        first.write(np.arange(2), features()[:2], np.zeros(2, np.uint64))
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(path), str(Path(__file__).parent)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert "another process is writing" in done.stdout
+        first.write(np.arange(2, 4), features()[2:], np.zeros(2, np.uint64))
+        first.finish(replace=False)
+    np.testing.assert_array_equal(open_cache(path).features, features())
+    assert os.listdir(tmp_path) == ["c.h5"]
+
+
+def test_a_part_left_by_a_dead_process_is_no_obstacle(tmp_path):
+    part_path(tmp_path / "c.h5").write_bytes(b"left behind")
+    np.testing.assert_array_equal(open_cache(write(tmp_path / "c.h5")).features, features())
+
+
+def test_a_name_taken_meanwhile_costs_no_work(tmp_path):
+    path = tmp_path / "c.h5"
+    with writer(path) as cache:
+        cache.write(np.arange(4), features(), np.zeros(4, np.uint64))
+        path.write_text("somebody else's")
+        with pytest.raises(OutputError, match="kept in"):
+            cache.finish(replace=False)
+    assert path.read_text() == "somebody else's"
+    np.testing.assert_array_equal(open_cache(part_path(path)).features, features())
+
+
+def test_an_output_is_never_an_input(tmp_path):
+    path = write(tmp_path / "c.h5")
+    (tmp_path / "link.h5").symlink_to(path)
+    for output in (path, tmp_path / "link.h5"):
+        with pytest.raises(OutputError, match="read by this very command"):
+            check_output(output, overwrite=True, inputs=[path])
+    with pytest.raises(OutputError, match="no regular file"):
+        check_output(Path("/dev/null"), overwrite=True)

@@ -216,3 +216,27 @@ def test_features_that_are_not_finite_are_failures(tmp_path, photos, monkeypatch
         ("dog/black.png", "the backbone's features of it are not finite")
     ]
     assert np.isfinite(cache.features[cache.valid]).all()
+
+
+def test_an_earlier_run_ends_as_it_did_then(tmp_path, photos):
+    """What failed is not forgotten because the cache is there: same exit, and another limit is another question."""
+    (photos / "cat" / "bad.jpg").write_bytes(b"no picture")
+    path = tmp_path / "c.h5"
+    assert tle.extract(photos, path, **OPTIONS).n_failed == 1
+    assert tle.extract(photos, path, **OPTIONS).n_failed == 1
+    with pytest.raises(ImageError, match="without --strict"):
+        tle.extract(photos, path, strict=True, **OPTIONS)
+    with pytest.raises(OutputError, match="--max-pixels 178956970, now it is 5000"):
+        tle.extract(photos, path, max_pixels=5000, **OPTIONS)
+    with pytest.raises(AllImagesFailedError):
+        tle.extract(photos, path, max_pixels=5, overwrite=True, **OPTIONS)
+    with pytest.raises(AllImagesFailedError):
+        tle.extract(photos, path, max_pixels=5, **OPTIONS)
+
+
+def test_the_manifest_is_not_overwritten_by_its_own_cache(tmp_path, photos):
+    manifest = photos / "m.csv"
+    manifest.write_text("path\ncat/000.jpg\n")
+    with pytest.raises(OutputError, match="read by this very command"):
+        tle.extract(manifest, manifest, overwrite=True, **OPTIONS)
+    assert manifest.read_text() == "path\ncat/000.jpg\n"

@@ -148,3 +148,20 @@ def test_regression_rows_hold_a_value(tmp_path, make_images):
     cats = [float(row["value"]) for row in rows if row["id"].startswith("cat")]
     dogs = [float(row["value"]) for row in rows if row["id"].startswith("dog")]
     assert min(cats) > max(dogs)
+
+
+def test_strict_says_where_the_rows_before_are(trained):
+    (trained / "photos" / "owl" / "zzz.jpg").write_bytes(b"no picture")
+    with pytest.raises(ImageError, match=r"p\.csv\.part"):
+        tle.predict(trained / "c.head", trained / "photos", trained / "p.csv", strict=True, batch_size=5)
+    assert len(table(trained / "p.csv.part")) == 20
+
+
+def test_neither_head_nor_manifest_is_overwritten(trained):
+    manifest = trained / "photos" / "m.csv"
+    manifest.write_text("path\ncat/000.jpg\n")
+    with pytest.raises(OutputError, match="read by this very command"):
+        tle.predict(trained / "c.head", manifest, manifest, overwrite=True)
+    for options in ({"max_pixels": 0}, {"batch_size": 0}, {"workers": 0}, {"top_k": 0}):
+        with pytest.raises(UsageError, match="--" + next(iter(options)).replace("_", "-")):
+            tle.predict(trained / "c.head", manifest, trained / "p.csv", **options)
