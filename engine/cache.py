@@ -194,7 +194,8 @@ def _open_h5(path: Path) -> h5py.File:
         hint = f"; {part_path(path).name} is there: the extraction did not finish" if part_path(path).exists() else ""
         raise CacheError(f"no such cache: {path}{hint}")
     try:
-        return h5py.File(path, "r")
+        # Without HDF5's lock: a published cache is never written, only replaced, and some file systems have no locks.
+        return h5py.File(path, "r", locking=False)
     except OSError as error:
         raise CacheError(
             f"{path} cannot be read as HDF5 ({one_line(error)}); was it written by tle extract?"

@@ -171,6 +171,7 @@ class CacheWriter:
             check_output(self.path, overwrite=replace)
             self._part.replace(self.path)
             sync_folder(self.path.absolute().parent)
+            self._close()  # a published cache is not locked: nobody writes it any more
         except OSError as error:
             if isinstance(error, OutputError):
                 raise OutputError(f"{error}; everything is extracted and kept in {self._part}") from error
@@ -200,15 +201,17 @@ class CacheWriter:
     ) -> None:
         if self._fd < 0:
             return
-        if self._complete:  # published, or kept under its temporary name because the final one could not be had
-            os.close(self._fd)
-            self._fd = -1
+        if self._complete:  # kept under its temporary name because the final one could not be had
+            self._close()
         else:
             self._discard()
 
     def _discard(self) -> None:
         """Remove the unfinished file and let its lock go, in this order: nobody else may have it in between."""
         self._part.unlink(missing_ok=True)
+        self._close()
+
+    def _close(self) -> None:
         os.close(self._fd)
         self._fd = -1
 

@@ -302,3 +302,12 @@ def test_an_output_is_never_an_input(tmp_path):
             check_output(output, overwrite=True, inputs=[path])
     with pytest.raises(OutputError, match="no regular file"):
         check_output(Path("/dev/null"), overwrite=True)
+
+
+def test_a_published_cache_is_readable_at_once(tmp_path):
+    with writer(tmp_path / "c.h5") as cache:
+        cache.write(np.arange(4), features(), np.zeros(4, np.uint64))
+        cache.finish(replace=False)
+        assert open_cache(tmp_path / "c.h5").ids == IDS
+        with h5py.File(tmp_path / "c.h5") as h5:  # with HDF5's own lock
+            assert len(h5["ids"]) == 4
