@@ -1,6 +1,7 @@
 """What a backbone is, once it is loaded: something that turns pixels into features, and where it came from."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,11 +74,12 @@ class Backbone:
         }
 
 
-def digest_state(state: "dict[str, torch.Tensor]") -> str:
+def digest_state(state: "dict[str, torch.Tensor]", code: Iterable[Path] = ()) -> str:
     """SHA-256 over a state dict, independent of the order of its keys and of the file it came from.
 
     Args:
         state: names to tensors of any type and shape.
+        code: source files whose bytes count as well.
 
     Returns:
         32 hex digits.
@@ -89,10 +91,15 @@ def digest_state(state: "dict[str, torch.Tensor]") -> str:
         tensor = state[name].detach().cpu().contiguous()
         sha.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    for path in code:
+        sha.update(path.read_bytes())
     return sha.hexdigest()[:32]
 
 
-def digest_file(path: Path) -> str:
-    """SHA-256 over a file's bytes, 32 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+def digest_files(paths: Iterable[Path]) -> str:
+    """SHA-256 over the bytes of files, one after the other, 32 hex digits."""
+    sha = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            sha.update(hashlib.file_digest(file, "sha256").digest())
+    return sha.hexdigest()[:32]

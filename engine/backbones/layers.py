@@ -4,13 +4,13 @@
 """
 
 import difflib
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tle.backbones.penultimate import run_module
 from tle.errors import BackboneError, UsageError, one_line
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ def cut_layer(
         raise BackboneError(f"{type(model).__name__} has no layer {layer!r}{hint}; `tle layers` lists all {len(names)}")
     cut = _extractor(model, [layer])
     output = next(iter(run_outputs(cut, example).values()))
-    return pooled(cut, output, layer, pool, prefix_tokens=prefix_tokens, unwrap=True)
+    crop = (example.shape[2], example.shape[3])
+    return pooled(cut, output, layer, pool, crop, prefix_tokens=prefix_tokens, unwrap=True)
 
 
 def pooled(
@@ -86,8 +87,9 @@ def pooled(
     output: object,
     layer: str,
     pool: str | None,
+    crop: tuple[int, int],
     *,
-    prefix_tokens: int = 1,
+    prefix_tokens: int = 0,
     unwrap: bool = False,
 ) -> "tuple[nn.Module, str, int]":
     """Put the right pooling behind `module`, whose output for an example is `output`; see `cut_layer`."""
@@ -105,17 +107,20 @@ def pooled(
         )
     if kind in ("avg", "max") and output.ndim == 2:
         raise BackboneError(f"--pool {kind} has nothing to pool: layer {layer!r} is already (B, {output.shape[1]})")
-    wrapped = _pool_module(module, kind, channel_axis(tuple(output.shape)), prefix_tokens, unwrap=unwrap)
+    wrapped = _pool_module(module, kind, channel_axis(tuple(output.shape), crop), prefix_tokens, unwrap=unwrap)
     with torch.inference_mode():
         dim = int(wrapped.pool(output).shape[1])  # type: ignore[operator]
     return wrapped, kind, dim
 
 
-def channel_axis(shape: tuple[int, ...]) -> int:
-    """Axis of the channels: the last of tokens; in a map the one that differs from the spatial two (Swin: last)."""
+def channel_axis(shape: tuple[int, ...], crop: tuple[int, int]) -> int:
+    """Axis of the channels: the last of tokens; in a map the other two have the aspect ratio of the input (Swin: last)."""
     if len(shape) != 4:
         return len(shape) - 1
-    return 3 if shape[1] == shape[2] != shape[3] else 1
+    aspect = math.log(crop[0] / crop[1])
+    first = abs(math.log(shape[2] / shape[3]) - aspect)
+    last = abs(math.log(shape[1] / shape[2]) - aspect)
+    return 1 if first <= last else 3
 
 
 def _pool_module(module: "nn.Module", kind: str, channel_axis: int, prefix_tokens: int, *, unwrap: bool) -> "nn.Module":
@@ -157,14 +162,12 @@ def run_outputs(extractor: "nn.Module", example: "torch.Tensor") -> "dict[str, o
     """
     import torch
 
-    outputs: dict[str, object] = {}
-
-    class Collect(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            outputs.update(extractor(x))
-            return x
-
-    run_module(Collect(), example)
+    try:
+        with torch.inference_mode():
+            outputs: dict[str, object] = extractor(example)
+    except Exception as error:
+        size = f"{example.shape[2]}x{example.shape[3]}"
+        raise BackboneError(f"this backbone does not run on {size} pictures: {one_line(error)}") from error
     return outputs
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tle.backbones import checkpoint
-from tle.backbones.backbone import Backbone, digest_file, digest_state
-from tle.errors import BackboneError, UsageError
+from tle.backbones.backbone import Backbone, digest_files, digest_state
+from tle.errors import BackboneError, UsageError, one_line
 from tle.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -89,14 +89,15 @@ def load_backbone(
     overrides = overrides or PreprocessOverrides()
     if name.startswith("onnx:"):
         return _load_onnx(name, weights, layer, pool, overrides)
-    loaded = _load_module(name, weights)
+    loaded = _load_module(name, weights, assumed=isinstance(overrides, PreprocessOverrides))
     preprocess = _preprocess(loaded.preprocess, overrides)
     module, where, kind, dim, notes = _cut(name, loaded, layer, pool, preprocess)
+    notes += _padding_note(loaded.preprocess, preprocess)
     module.requires_grad_(requires_grad=False)
     return Backbone(
         name=name,
         weights=loaded.weights,
-        weights_digest=digest_state(module.state_dict()),
+        weights_digest=digest_state(module.state_dict(), loaded.code),
         layer=where,
         pool=kind,
         dim=dim,
@@ -123,17 +124,28 @@ def list_layers(name: str, *, crop: int | None = None) -> "list[Layer]":
     from tle.backbones.penultimate import probe_images
 
     if name.startswith("onnx:"):
+        if crop is not None:
+            raise UsageError("--crop does not go with an ONNX file, whose shapes are written in it")
         return onnx_file.list_tensors(_onnx_path(name)[0])
     loaded = _load_module(name, "none" if "/" in name else "DEFAULT")
     preprocess = PreprocessOverrides(crop=crop).apply(loaded.preprocess)
-    return layers.list_layers(loaded.model, probe_images(preprocess.crop))
+    found = layers.list_layers(loaded.model, probe_images(preprocess.crop))
+    return [layer for layer in found if not loaded.cut or not f"{layer.name}.".startswith(f"{loaded.cut}.")]
 
 
 def _preprocess(base: Preprocess, overrides: PreprocessOverrides | Preprocess) -> Preprocess:
     return overrides if isinstance(overrides, Preprocess) else overrides.apply(base)
 
 
-def _load_module(name: str, weights: str) -> "Loaded":
+def _padding_note(base: Preprocess, preprocess: Preprocess) -> tuple[str, ...]:
+    """Say that an override makes the resized picture smaller than the crop."""
+    short, crop = preprocess.resize, preprocess.crop
+    if preprocess == base or not isinstance(short, int) or short >= min(crop):
+        return ()
+    return (f"pictures are resized to {short} and padded with black to {crop[0]}x{crop[1]}: was --crop {short} meant?",)
+
+
+def _load_module(name: str, weights: str, *, assumed: bool = True) -> "Loaded":
     from tle.backbones import timm_models, torchvision_models
 
     provider, _, model = name.partition("/")
@@ -142,7 +154,7 @@ def _load_module(name: str, weights: str) -> "Loaded":
     if provider == "timm" and model:
         return timm_models.load(model, weights)
     if ":" in name and "/" not in name:
-        return _load_function(name, weights)
+        return _load_function(name, weights, assumed=assumed)
     hint = ""
     if name in torchvision_models.names():
         hint = f"; did you mean torchvision/{name}?"
@@ -166,47 +178,52 @@ def _cut(
             )
         module, kind, dim = layers.cut_layer(loaded.model, layer, pool, example, prefix_tokens=loaded.prefix_tokens)
         return module, layer, kind, dim, ()
-    if pool not in (None, "none"):
-        raise UsageError(
-            f"--pool {pool} goes with --layer NAME; the {layer or PENULTIMATE} features are (B, D) already"
-        )
-    if layer == OUTPUT:
+    headless = loaded.cut is not None or name.startswith("timm/")  # then its output is the penultimate features
+    if layer == OUTPUT and not headless:
         output = penultimate.run_module(loaded.model, example)
-        module, kind, dim = layers.pooled(loaded.model, output, OUTPUT, pool, prefix_tokens=loaded.prefix_tokens)
+        module, kind, dim = layers.pooled(loaded.model, output, OUTPUT, pool, preprocess.crop)
         return module, OUTPUT, kind, dim, ()
+    if pool not in (None, "none"):
+        raise UsageError(f"--pool {pool} goes with --layer NAME; the {PENULTIMATE} features are (B, D) already")
     if name.startswith("timm/"):
         module = timm_models.penultimate(loaded.model)
-        output = penultimate.run_module(module, example)
-        if output.ndim != 2:
-            raise BackboneError(f"{name} yields features {tuple(output.shape)}; name a layer with --layer and --pool")
-        return module, PENULTIMATE, "none", int(output.shape[1]), ()
+        return module, PENULTIMATE, "none", penultimate.feature_dim(module, example), ()
     model = loaded.model
     if loaded.cut is None:  # a user's own network, still whole
         found, dim = penultimate.cut_classifier(model, example)
         return model, PENULTIMATE, "none", dim, (f"features are what enters {found!r} ({dim} values)",)
-    features = penultimate.run_module(model, example)
-    return model, PENULTIMATE, "none", int(features.shape[1]), ()
+    return model, PENULTIMATE, "none", penultimate.feature_dim(model, example), ()
 
 
-def _load_function(name: str, weights: str) -> "Loaded":
+def _load_function(name: str, weights: str, *, assumed: bool) -> "Loaded":
     """`package.module:function`, called without arguments; the current folder is searched as by `python -m`."""
+    import torch
     from torch import nn
 
-    from tle.backbones.torchvision_models import Loaded
+    from tle.backbones.torchvision_models import RANDOM_SEED, Loaded
 
     module_name, _, attribute = name.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
     try:
         function: Callable[[], object] = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise BackboneError(f"cannot import backbone {name!r}: {error}") from error
+        # Seeded apart from the caller's generator: a network with random weights is the same in every run.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(RANDOM_SEED)
+            model = function()
+    except Exception as error:
+        raise BackboneError(f"backbone {name!r} cannot be made: {one_line(error)}") from error
     finally:
-        sys.path.remove(str(Path.cwd()))
-    model = function()
+        sys.path.remove(folder)
     if not isinstance(model, nn.Module):
         raise BackboneError(f"backbone {name!r} should return a torch.nn.Module, it returned {type(model).__name__}")
     model.eval()
-    notes: tuple[str, ...] = ("preprocessing unknown: ImageNet's (256 -> 224) is used where no flag says otherwise",)
+    notes: tuple[str, ...] = ()
+    if assumed:
+        notes = ("preprocessing unknown: ImageNet's (256 -> 224) is used where no flag says otherwise",)
+    code = _source_files(function, model)
+    if not code:
+        notes += ("the source of this backbone cannot be found: a change of its code will not be noticed",)
     if weights == "none":
         raise UsageError(f"--weights none cannot be had for {name!r}: its function decides about its weights")
     if checkpoint.is_file_reference(weights):
@@ -215,7 +232,14 @@ def _load_function(name: str, weights: str) -> "Loaded":
     elif weights != "DEFAULT":
         raise UsageError(f"--weights for {name!r} takes a file, got {weights!r}")
     recorded = weights if weights == "DEFAULT" else checkpoint.recorded_name(weights)
-    return Loaded(model=model, weights=recorded, preprocess=IMAGENET, notes=notes, cut=None)
+    return Loaded(model=model, weights=recorded, preprocess=IMAGENET, notes=notes, cut=None, code=code)
+
+
+def _source_files(function: Callable[[], object], model: "nn.Module") -> tuple[Path, ...]:
+    """Files that define a backbone of the user's own: of its function and of its class, torch's left out."""
+    modules = {function.__module__, *(type(part).__module__ for part in model.modules())}
+    own = {sys.modules.get(name) for name in modules if name.split(".")[0] not in ("torch", "torchvision", "timm")}
+    return tuple(sorted({Path(file) for module in own if (file := getattr(module, "__file__", None))}))
 
 
 def _onnx_path(name: str) -> tuple[Path, str | None]:
@@ -231,10 +255,8 @@ def _load_onnx(
 
     path, tensor = _onnx_path(name)
     if weights != "DEFAULT":  # the file itself, where it was moved since its name was written down
-        if not weights.endswith(".onnx"):
-            raise UsageError(
-                f"an ONNX file carries its weights; --weights can only say where it is now, got {weights!r}"
-            )
+        if not checkpoint.is_file_reference(weights):
+            raise UsageError(f"an ONNX file carries its weights; --weights can only name the file, got {weights!r}")
         path = Path(weights).expanduser()
     if layer == OUTPUT:
         tensor = onnx_file.read_model(path).graph.output[0].name
@@ -242,18 +264,27 @@ def _load_onnx(
         tensor = layer
     graph, size, notes = onnx_file.load_graph(path, tensor)
     base = IMAGENET if size is None else IMAGENET.replace(crop=size, resize=round(min(size) / 0.875))
+    by_flags = isinstance(overrides, PreprocessOverrides)
+    if graph.input_dtype == "uint8":
+        base = base.replace(mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))  # raw pixels
+        if by_flags and (overrides.mean is not None or overrides.std is not None):
+            raise UsageError(f"{path.name} takes uint8 pixels and normalises them itself: leave --mean and --std out")
     preprocess = _preprocess(base, overrides)
     if size is not None and preprocess.crop != size:
-        raise UsageError(f"{path.name} takes {size[0]}x{size[1]} pictures only, --crop asks for {preprocess.crop}")
-    if isinstance(overrides, PreprocessOverrides) and (overrides.mean is None or overrides.std is None):
+        raise UsageError(
+            f"{path.name} takes {size[0]}x{size[1]} pictures only, --crop asks for {preprocess.crop[0]}x{preprocess.crop[1]}"
+        )
+    if by_flags and graph.input_dtype != "uint8" and (overrides.mean is None or overrides.std is None):
         notes += (
             "the file does not say how to normalise: ImageNet's mean and std are used where no flag says otherwise",
         )
     kind, dim = probe_features(graph, preprocess, pool)
+    if pool is None and kind != "none":
+        notes += (f"{graph.tensor!r} is pooled by {kind}; --pool takes another way",)
     return Backbone(
         name=f"onnx:{path.name}",
         weights=str(path.absolute()),
-        weights_digest=digest_file(path),
+        weights_digest=digest_files(onnx_file.weight_files(path)),
         layer=graph.tensor,
         pool=kind,
         dim=dim,

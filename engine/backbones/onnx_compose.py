@@ -39,7 +39,7 @@ def probe_features(graph: OnnxGraph, preprocess: Preprocess, pool: str | None) -
     shape = _run_once(graph, preprocess, None)
     if len(shape) not in (2, 3, 4) or shape[0] != (graph.batch or 1):
         raise BackboneError(f"tensor {graph.tensor!r} has shape {shape}; features need (B, D), (B, T, D) or a 4-D map")
-    kind = pool or {2: "none", 3: "cls", 4: "avg"}[len(shape)]
+    kind = pool or {2: "none", 3: "avg", 4: "avg"}[len(shape)]
     if kind not in POOLS:
         raise UsageError(f"--pool takes {', '.join(POOLS)}, got {kind!r}")
     if (kind in ("cls", "cls+avg") and len(shape) != 3) or (kind in ("avg", "max") and len(shape) == 2):
@@ -62,7 +62,10 @@ def write_pixel_graph(graph: OnnxGraph, preprocess: Preprocess, pool: str | None
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    model = onnx.load(graph.path)
+    try:
+        model = onnx.load(graph.path)
+    except Exception as error:
+        raise BackboneError(f"{graph.path} cannot be read with its weights: {one_line(error)}") from error
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=1)
     if opset < _MIN_OPSET:
         raise BackboneError(
@@ -78,14 +81,14 @@ def write_pixel_graph(graph: OnnxGraph, preprocess: Preprocess, pool: str | None
         return output
 
     x = PIXELS
+    if preprocess.channels == "bgr":
+        constants["tle_bgr"] = np.array([2, 1, 0], np.int64)
+        x = node("Gather", [x, "tle_bgr"], "tle_channels", axis=3)
     if graph.input_dtype != "uint8":
         std = np.array(preprocess.std)
         constants["tle_scale"] = (1 / (255 * std)).astype(np.float32)
         constants["tle_shift"] = (-np.array(preprocess.mean) / std).astype(np.float32)
         x = node("Cast", [x], "tle_float", to=TensorProto.FLOAT)
-        if preprocess.channels == "bgr":
-            constants["tle_bgr"] = np.array([2, 1, 0], np.int64)
-            x = node("Gather", [x, "tle_bgr"], "tle_channels", axis=3)
         x = node("Mul", [x, "tle_scale"], "tle_scaled")
         x = node("Add", [x, "tle_shift"], "tle_normalised")
     if graph.layout == "NCHW":
@@ -142,7 +145,7 @@ def _tail_nodes(
     if pool in ("avg", "max"):
         op = "ReduceMean" if pool == "avg" else "ReduceMax"
         if channels < 0:
-            x = reduce(op, tokens(x, "tle_patches", 1, 2**31 - 1), "tle_pooled", [1])
+            x = reduce(op, x, "tle_pooled", [1])  # all tokens: a file does not say which of them is a class token
         else:
             x = reduce(op, x, "tle_pooled", [axis for axis in (1, 2, 3) if axis != channels])
     elif pool in ("cls", "cls+avg"):
@@ -164,7 +167,7 @@ def _channels(graph: OnnxGraph, preprocess: Preprocess, pool: str | None) -> int
     if pool not in ("avg", "max"):
         return -1
     shape = _run_once(graph, preprocess, None)
-    return channel_axis(shape) if len(shape) == 4 else -1
+    return channel_axis(shape, preprocess.crop) if len(shape) == 4 else -1
 
 
 def _run_once(graph: OnnxGraph, preprocess: Preprocess, pool: str | None) -> tuple[int, ...]:

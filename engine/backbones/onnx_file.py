@@ -91,6 +91,24 @@ def read_model(path: Path) -> "onnx.ModelProto":
     return model
 
 
+def weight_files(path: Path) -> list[Path]:
+    """The ONNX file and every side file that holds weights of it.
+
+    Raises:
+        BackboneError: a side file is missing or lies outside the folder of the graph.
+    """
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+    graph = read_model(path).graph
+    tensors = [*graph.initializer, *(a.t for node in graph.node for a in node.attribute if a.HasField("t"))]
+    names = sorted({ExternalDataInfo(tensor).location for tensor in tensors if uses_external_data(tensor)})
+    folder = path.absolute().parent.resolve()
+    for name in names:
+        if not (folder / name).resolve().is_relative_to(folder) or not (folder / name).is_file():
+            raise BackboneError(f"{path} keeps weights in {name!r}, which is not a file in its folder: bring it there")
+    return [path, *(folder / name for name in names)]
+
+
 def list_tensors(path: Path) -> list[Layer]:
     """All tensors of the graph with the shapes that ONNX can infer (-1 where it cannot), in order of execution."""
     import onnx

@@ -82,13 +82,40 @@ def cut_classifier(model: "nn.Module", example: "torch.Tensor") -> tuple[str, in
     setattr(model.get_submodule(parent), child, nn.Identity())
     features_BD = run_module(model, example)
     expected_BD = seen.mean((2, 3)) if seen.ndim == 4 else seen
+    if not torch.isfinite(seen).all():
+        raise BackboneError(f"{_name(model)} yields features that are not finite: its weights are damaged")
     same = features_BD.shape == expected_BD.shape and torch.allclose(features_BD, expected_BD, rtol=1e-4, atol=1e-5)
     if features_BD.ndim != 2 or not same:
         raise BackboneError(
-            f"{type(model).__name__}: what follows the last classifying layer {name!r} changes the features "
+            f"{_name(model)}: what follows the last classifying layer {name!r} changes the features "
             f"(entered {tuple(seen.shape)}, left {tuple(features_BD.shape)}); name the features' layer with --layer"
         )
     return name, int(features_BD.shape[1])
+
+
+def feature_dim(model: "nn.Module", example: "torch.Tensor") -> int:
+    """Run a cut network once.
+
+    Args:
+        model: float32 (B, 3, H, W) -> (B, D).
+        example: float32 (B, 3, H, W).
+
+    Returns:
+        The feature dimension D.
+
+    Raises:
+        BackboneError: it yields something else than (B, D), or values that are not finite.
+    """
+    import torch
+
+    features = run_module(model, example)
+    if features.ndim != 2:
+        raise BackboneError(
+            f"{_name(model)} yields features {tuple(features.shape)}; name a layer with --layer and --pool"
+        )
+    if not torch.isfinite(features).all():
+        raise BackboneError(f"{_name(model)} yields features that are not finite: its weights are damaged")
+    return int(features.shape[1])
 
 
 def run_module(model: "nn.Module", example: "torch.Tensor") -> "torch.Tensor":
@@ -104,7 +131,12 @@ def run_module(model: "nn.Module", example: "torch.Tensor") -> "torch.Tensor":
             output = model(example)
     except Exception as error:
         size = f"{example.shape[2]}x{example.shape[3]}"
-        raise BackboneError(f"{type(model).__name__} does not run on {size} pictures: {one_line(error)}") from error
+        raise BackboneError(f"{_name(model)} does not run on {size} pictures: {one_line(error)}") from error
     if not isinstance(output, torch.Tensor):
-        raise BackboneError(f"{type(model).__name__} returns {type(output).__name__} instead of one tensor")
+        raise BackboneError(f"{_name(model)} returns {type(output).__name__} instead of one tensor")
     return output
+
+
+def _name(model: "nn.Module") -> str:
+    """What to call a network in a message: its class, or that of the one inside a wrapper of ours."""
+    return type(getattr(model, "body", model)).__name__

@@ -113,7 +113,7 @@ def _timm() -> "ModuleType":
     try:
         import timm
     except ImportError as error:
-        raise MissingPackageError("timm/NAME backbones need timm: pip install 'tle[timm]'") from error
+        raise MissingPackageError("timm/NAME backbones need timm: pip install timm") from error
     module: ModuleType = timm
     return module
 

@@ -30,6 +30,7 @@ class Loaded:
         notes: facts for the user.
         cut: name of the classifying layer that was replaced by the identity.
         prefix_tokens: tokens in front of the patch tokens of a transformer.
+        code: source files that are part of its identity, for networks of the user's own.
     """
 
     model: "nn.Module"
@@ -38,6 +39,7 @@ class Loaded:
     notes: tuple[str, ...]
     cut: str | None
     prefix_tokens: int = 1
+    code: tuple[Path, ...] = ()
 
 
 def names() -> list[str]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tle.errors import RuntimeChoiceError, one_line
 from tle.ort import open_session
 from tle.runtimes.onnx_export import export_onnx
 
@@ -57,5 +58,8 @@ class OnnxSession:
         return np.concatenate(parts)
 
     def _run(self, pixels: "NDArray[np.uint8]") -> "NDArray[np.float32]":
-        features: NDArray[np.float32] = self._session.run(None, {self._input: np.ascontiguousarray(pixels)})[0]
+        try:
+            features: NDArray[np.float32] = self._session.run(None, {self._input: np.ascontiguousarray(pixels)})[0]
+        except Exception as error:
+            raise RuntimeChoiceError(f"ONNX Runtime failed on a batch of {len(pixels)}: {one_line(error)}") from error
         return features

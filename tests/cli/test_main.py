@@ -250,7 +250,7 @@ def test_a_parameter_given_twice_is_refused(cached, capsys):
 
 
 def test_standard_output_that_cannot_be_written(cached):
-    with open("/dev/full", "w") as full:
+    with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "tle.cli.main", "inspect", "c.h5"],
             stdout=full,

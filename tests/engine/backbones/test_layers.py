@@ -75,10 +75,12 @@ def test_token_pools_leave_registers_out(pool, expected):
 
 
 def test_channels_last_maps_are_pooled_over_space():
-    assert channel_axis((2, 7, 7, 768)) == 3
-    assert channel_axis((2, 512, 7, 7)) == 1
-    assert channel_axis((2, 512, 1, 1)) == 1
-    assert channel_axis((2, 197, 768)) == 2
+    assert channel_axis((2, 7, 7, 768), (224, 224)) == 3
+    assert channel_axis((2, 7, 6, 768), (224, 192)) == 3
+    assert channel_axis((2, 768, 7, 6), (224, 192)) == 1
+    assert channel_axis((2, 512, 7, 7), (224, 224)) == 1
+    assert channel_axis((2, 512, 1, 1), (32, 32)) == 1
+    assert channel_axis((2, 197, 768), (224, 224)) == 2
     swin = torchvision.models.swin_t(weights=None).eval()
     assert cut_layer(swin, "features.7", "avg", probe_images((64, 64)))[2] == 768
 

@@ -79,8 +79,8 @@ def test_the_checkpoint_of_another_architecture_is_refused(tmp_path):
         ("resnet50", "DEFAULT", "did you mean torchvision/resnet50"),
         ("torchvision/resnet18", "IMAGENET1K_V9", "it has IMAGENET1K_V1"),
         ("timm/resnet18", "no_such_tag", "it has a1_in1k"),
-        ("no.such.module:make", "DEFAULT", "cannot import"),
-        ("json:dumps2", "DEFAULT", "cannot import"),
+        ("no.such.module:make", "DEFAULT", "cannot be made"),
+        ("json:dumps2", "DEFAULT", "cannot be made"),
         ("onnx:nowhere.onnx", "DEFAULT", "no such ONNX file"),
         ("torchvision/", "DEFAULT", "expected torchvision/NAME"),
     ],
@@ -145,3 +145,61 @@ def test_layers_are_listed_without_weights():
     assert "layer4" not in names  # a module is taken by its last node ...
     assert "layer4.1.relu_1" in names  # ... which is listed
     assert any(name.startswith("blocks.6") for name in (x.name for x in list_layers("timm/tf_efficientnet_lite0")))
+
+
+def test_changed_code_is_another_backbone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = "from torch import nn\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(12288, 4), nn.Linear(4, 2))\n"
+    digests = []
+    for number, text in enumerate((code, code, code.replace("Flatten()", "Flatten(1)"))):
+        (tmp_path / f"net{number}.py").write_text(text)
+        overrides = PreprocessOverrides(crop=64)
+        digests.append(load_backbone(f"net{number}:make", overrides=overrides).weights_digest)
+    assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize("body", ["raise RuntimeError('boom')", "return undefined", "import nowhere_at_all"])
+def test_a_function_that_fails_is_one_line(tmp_path, monkeypatch, body):
+    monkeypatch.chdir(tmp_path)
+    name = f"bad{abs(hash(body))}"
+    (tmp_path / f"{name}.py").write_text(f"def make():\n    {body}\nvalue = 3\n")
+    for attribute in ("make", "value"):
+        with pytest.raises(BackboneError, match="cannot be made") as caught:
+            load_backbone(f"{name}:{attribute}")
+        assert "\n" not in str(caught.value)
+
+
+def test_the_output_of_a_network_of_ones_own_can_be_loaded_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mapnet.py").write_text("from torch import nn\ndef make():\n    return nn.Conv2d(3, 5, 3)\n")
+    first = load_backbone("mapnet:make", layer="output", overrides=PreprocessOverrides(crop=32))
+    again = load_backbone("mapnet:make", layer=first.layer, pool=first.pool, overrides=first.preprocess)
+    assert (first.pool, first.dim) == ("avg", 5)
+    assert again.spec() == first.spec()
+    assert again.notes == (), "what was assumed then is recorded now"
+
+
+def test_the_output_of_a_headless_network_is_its_penultimate_features():
+    small = PreprocessOverrides(resize=40, crop=32)
+    a = load_backbone("torchvision/resnet18", weights="none", overrides=small)
+    b = load_backbone("torchvision/resnet18", weights="none", layer="output", overrides=small)
+    assert a.spec() == b.spec()
+
+
+def test_a_crop_larger_than_the_picture_is_said():
+    padded = load_backbone("torchvision/resnet18", weights="none", overrides=PreprocessOverrides(resize=64))
+    assert any("padded with black to 224x224" in note for note in padded.notes)
+    plain = load_backbone("torchvision/resnet18", weights="none")
+    assert not any("padded" in note for note in plain.notes)
+
+
+def test_the_classifier_is_not_listed_as_a_layer():
+    assert "fc" not in [layer.name for layer in list_layers("torchvision/resnet18", crop=64)]
+
+
+def test_damaged_weights_are_called_damaged(tmp_path):
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    state["conv1.weight"] = state["conv1.weight"] * torch.nan
+    torch.save(state, tmp_path / "nan.pth")
+    with pytest.raises(BackboneError, match="not finite"):
+        load_backbone("torchvision/resnet18", weights=str(tmp_path / "nan.pth"))

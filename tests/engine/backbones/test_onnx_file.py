@@ -158,3 +158,89 @@ def test_a_file_that_was_moved_is_the_same_backbone(tmp_path):
     specs = [{"backbone": backbone.spec(), "preprocess": {}} for backbone in (before, after)]
     assert fingerprint(specs[0]) == fingerprint(specs[1])
     assert before.spec() != after.spec()
+
+
+def test_weights_in_a_side_file_are_part_of_the_identity(tmp_path):
+    """Two graphs that are equal to the byte, with other weights beside them."""
+    digests = []
+    for name, scale in (("one", 1.0), ("two", 2.0)):
+        folder = tmp_path / name
+        folder.mkdir()
+        write(folder / "whole.onnx")
+        model = onnx.load(folder / "whole.onnx")
+        for tensor in model.graph.initializer:
+            if tensor.name == "w":
+                tensor.CopyFrom(numpy_helper.from_array(scale * numpy_helper.to_array(tensor), "w"))
+        onnx.save(model, folder / "net.onnx", save_as_external_data=True, location="net.data", size_threshold=0)
+        digests.append(load_backbone(f"onnx:{folder / 'net.onnx'}").weights_digest)
+    assert (tmp_path / "one" / "net.onnx").read_bytes() == (tmp_path / "two" / "net.onnx").read_bytes()
+    assert digests[0] != digests[1]
+    (tmp_path / "one" / "net.data").unlink()
+    with pytest.raises(BackboneError) as caught:
+        load_backbone(f"onnx:{tmp_path / 'one' / 'net.onnx'}")
+    assert "\n" not in str(caught.value)
+
+
+def test_any_file_name_will_do(tmp_path):
+    write(tmp_path / "NET.ONNX")
+    backbone = load_backbone(f"onnx:{tmp_path / 'NET.ONNX'}")
+    again = load_backbone(backbone.name, weights=backbone.weights, layer=backbone.layer, pool=backbone.pool)
+    assert again.spec() == backbone.spec()
+
+
+def simple_graph(path, nodes, elem_type, shape, outputs=("out",)):
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("image", elem_type, shape)],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        [numpy_helper.from_array(np.array([1, -1], np.int64), "flat")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+def test_a_graph_on_raw_pixels_is_not_normalised_and_says_no_untruth(tmp_path):
+    path = tmp_path / "raw.onnx"
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float"], ["out"], axes=[1, 2], keepdims=0),
+    ]
+    simple_graph(path, nodes, TensorProto.UINT8, ["b", SIZE, SIZE, 3])
+    backbone = load_backbone(f"onnx:{path}")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
+    np.testing.assert_allclose(open_runtime(backbone)(pixels), pixels.mean((1, 2)), rtol=1e-5)
+    assert not any("normalise" in note for note in backbone.notes)
+    bgr = load_backbone(f"onnx:{path}", overrides=PreprocessOverrides(channels="bgr"))
+    np.testing.assert_allclose(open_runtime(bgr)(pixels), pixels.mean((1, 2))[:, ::-1], rtol=1e-5)
+    with pytest.raises(UsageError, match="leave --mean and --std out"):
+        load_backbone(f"onnx:{path}", overrides=PreprocessOverrides(mean=(0, 0, 0)))
+
+
+def test_tokens_are_pooled_over_all_of_them_and_it_is_said(tmp_path):
+    path = tmp_path / "tokens.onnx"
+    nodes = [
+        helper.make_node("ReduceMean", ["image"], ["rows"], axes=[3], keepdims=0),
+        helper.make_node("Transpose", ["rows"], ["out"], perm=[0, 2, 1]),
+    ]
+    simple_graph(path, nodes, TensorProto.FLOAT, ["b", 3, SIZE, SIZE])
+    raw = PreprocessOverrides(mean=(0, 0, 0), std=(1 / 255,) * 3)
+    backbone = load_backbone(f"onnx:{path}", overrides=raw)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
+    assert (backbone.pool, backbone.dim) == ("avg", 3)
+    assert any("pooled by avg" in note for note in backbone.notes)
+    np.testing.assert_allclose(open_runtime(backbone)(pixels), pixels.mean((1, 2)), rtol=1e-4)
+    first = load_backbone(f"onnx:{path}", pool="cls", overrides=raw)
+    np.testing.assert_allclose(open_runtime(first)(pixels), pixels[:, 0].mean(1), rtol=1e-4)
+
+
+def test_a_batch_that_the_graph_cannot_take_is_one_line(tmp_path):
+    path = tmp_path / "fixed.onnx"
+    nodes = [helper.make_node("Reshape", ["image", "shape"], ["out"])]
+    simple_graph(path, nodes, TensorProto.FLOAT, ["b", 3, SIZE, SIZE])
+    model = onnx.load(path)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 3 * SIZE * SIZE], np.int64), "shape"))
+    onnx.save(model, path)
+    runtime = open_runtime(load_backbone(f"onnx:{path}"))
+    with pytest.raises(RuntimeChoiceError, match="batch of 2") as caught:
+        runtime(np.zeros((2, SIZE, SIZE, 3), np.uint8))
+    assert "\n" not in str(caught.value)
