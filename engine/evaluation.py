@@ -18,7 +18,7 @@ from tle.errors import FingerprintError, HeadError, OutputError, UsageError, one
 from tle.files import check_output, part_path
 from tle.heads.head import Head, load_head
 from tle.heads.samples import block_rows
-from tle.heads.selection import check_finite, resolve_splits, usable_rows
+from tle.heads.selection import check_finite, check_seed, resolve_splits, usable_rows
 from tle.metrics import measure
 
 SPLITS = {"train": Split.TRAIN, "val": Split.VAL, "test": Split.TEST}
@@ -109,7 +109,9 @@ def evaluate(
     """
     path = None if output is None else Path(output)
     if path is not None:
-        check_output(path, overwrite=overwrite)
+        read = (head, cache.path if isinstance(cache, Cache) else cache)
+        check_output(path, overwrite=overwrite, inputs=[used for used in read if not isinstance(used, Head)])
+    check_seed(seed)
     head = head if isinstance(head, Head) else load_head(head)
     cache = cache if isinstance(cache, Cache) else open_cache(cache)
     _check_fingerprint(head, cache)
@@ -205,8 +207,9 @@ def _choose_split(
         return "test"
     if shared := int(np.isin(cache.digests[usable], head.fit_digests).sum()):
         raise UsageError(
-            f"{cache.path} has no test split and shares {shared} pictures with the fit: say with split (--split) what to "
-            "measure on: train, val or all"
+            f"{cache.path} has no test split and shares {shared} pictures with the fit: for an honest figure extract "
+            "pictures that were not in it into a cache of their own, or name test pictures with splits (--splits MANIFEST); "
+            "split (--split train, val or all) measures on these all the same"
         )
     return "all"
 

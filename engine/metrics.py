@@ -83,7 +83,8 @@ def measure(scores: NDArray[np.float32], labels: NDArray[Any], target: Target, *
 
 def mean_nll(scores_NC: NDArray[np.float32], labels: NDArray[Any]) -> float:
     """Mean -log p of the true class, or mean binary cross-entropy of indicators; p no smaller than `NLL_FLOOR`."""
-    return float(-np.log(np.maximum(_true_probability(scores_NC, labels), NLL_FLOOR), dtype=np.float64).mean())
+    mean_log = np.log(np.maximum(_true_probability(scores_NC, labels), NLL_FLOOR), dtype=np.float64).mean()
+    return float(max(0.0, -mean_log))  # no negative zero where all are certain
 
 
 def mean_average_precision(scores_NC: NDArray[np.float32], labels_NC: NDArray[Any]) -> float | None:

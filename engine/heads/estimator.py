@@ -55,7 +55,11 @@ class Estimator:
 
     def output(self, x_BD: NDArray[np.float32]) -> NDArray[np.float64]:
         """What the method gives, as float64 (B, P)."""
-        raw = getattr(self.pipeline, self.method)(x_BD.astype(np.float64))
+        try:
+            raw = getattr(self.pipeline, self.method)(x_BD.astype(np.float64))
+        except Exception as error:
+            name = type(self.pipeline[-1]).__name__
+            raise HeadError(f"{name} fails in {self.method}: {one_line(error)}; another setting may help") from error
         raw_BP: NDArray[np.float64] = np.asarray(raw, np.float64)
         if self.method == "predict":
             raw_BP = raw_BP.reshape(len(x_BD), -1)

@@ -17,7 +17,7 @@ from tle.files import check_output
 from tle.heads.head import Head
 from tle.heads.params import Params, near_names, parse_params, refuse_unknown
 from tle.heads.samples import Samples, Task
-from tle.heads.selection import Selection, check_finite, resolve_splits, select_rows
+from tle.heads.selection import Selection, check_finite, check_seed, resolve_splits, select_rows
 from tle.heads.sweep import Fitted
 
 # Each names its module, which has PARAMS, TARGETS and fit(task, params).
@@ -101,9 +101,8 @@ def fit_head(
     """
     path = None if output is None else Path(output)
     if path is not None:
-        check_output(path, overwrite=overwrite)
-    if isinstance(seed, bool) or seed < 0:
-        raise UsageError(f"seed should be 0 or more, got {seed}")
+        check_output(path, overwrite=overwrite, inputs=[cache.path if isinstance(cache, Cache) else cache])
+    check_seed(seed)
     cache = cache if isinstance(cache, Cache) else open_cache(cache)
     kind = _default_kind(cache.target) if head is None else head
     settings = parse_params(params)

@@ -203,6 +203,8 @@ def _run_lbfgs(
     model = LogisticRegression(C=c, tol=solver.tol, max_iter=solver.max_iter)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        # Said of more classes than half the pictures, which few-shot problems have; whether there are enough is checked.
+        warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%", UserWarning)
         model.fit(z_ND, y_N)
     converged = True
     for warning in caught:

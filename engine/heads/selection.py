@@ -152,6 +152,16 @@ def select_rows(cache: Cache, splits: NDArray[np.uint8], *, val_fraction: float,
     return Selection(train, val, record, tuple(found))
 
 
+def check_seed(seed: int) -> None:
+    """Refuse a seed that numpy cannot take.
+
+    Raises:
+        UsageError: not a whole number of 0 or more.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise UsageError(f"seed (--seed) should be a whole number, 0 or more, got {seed!r}")
+
+
 def stratified_holdout(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
     """Mark a seeded part of each class.
 

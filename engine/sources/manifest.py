@@ -142,7 +142,7 @@ def _labels(
         return target, *_indicators(path, table, cells)
     names = [None if _is_empty(cell) else _name(path, row, cell) for row, cell in zip(table.rows, cells, strict=True)]
     labels, classes = class_labels(names)
-    if all(_looks_continuous(name) for name in classes):
+    if all(_looks_continuous(name) for name in classes) or all(isinstance(cell, float) for cell in cells):
         notes.append(f"labels such as {classes[0]} are read as class names; for numbers use target regression")
     return target, labels, classes
 

@@ -90,7 +90,7 @@ def read_parquet(path: Path, wanted: Sequence[str], required: Sequence[str]) -> 
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise MissingPackageError(f"reading {path} needs pyarrow: pip install 'tle[parquet]'") from error
+        raise MissingPackageError(f"reading {path} needs pyarrow: pip install pyarrow") from error
     try:
         with parquet.ParquetFile(path) as file:
             names = tuple(file.schema_arrow.names)

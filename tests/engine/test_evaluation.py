@@ -249,3 +249,18 @@ def test_regression(write):
 def test_the_head_of_another_dimension_cannot_slip_through(cache, head):
     with pytest.raises(ValueError, match="expected float features"):
         evaluate(replace(head, dim=5), cache)
+
+
+def test_neither_head_nor_cache_is_overwritten_by_the_figures(cache, head, tmp_path):
+    saved = head.save(tmp_path / "a.head")
+    for output in (saved, cache.path):
+        before = output.read_bytes()
+        with pytest.raises(OutputError, match="read by this very command"):
+            evaluate(saved, cache.path, output=output, overwrite=True)
+        assert output.read_bytes() == before
+
+
+def test_a_seed_that_cannot_be(cache, head):
+    for seed in (-1, 0.5):
+        with pytest.raises(UsageError, match="--seed"):
+            evaluate(head, cache, seed=seed)

@@ -188,7 +188,8 @@ def test_features_that_are_not_finite_are_named(make_cache, blobs):
         ({"head": "sklearn:sklearn.svm.LinearSVC", "params": ["D=1"]}, "no parameter 'D'"),
         ({"head": "sklearn:sklearn.linear_model.Lasso"}, "not a classifier"),
         ({"val_fraction": 1.5}, "val_fraction"),
-        ({"seed": -1}, "seed should be 0 or more"),
+        ({"seed": -1}, "seed .* 0 or more"),
+        ({"seed": 1.5}, "seed .* 0 or more"),
     ],
 )
 def test_wrong_usage(cache, options, message):
@@ -227,3 +228,23 @@ def test_importing_heads_loads_neither_torch_nor_scikit_learn():
     code = "import sys, tle.heads.head, tle.heads.fit; print([m for m in ('torch', 'sklearn', 'scipy') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_the_cache_is_not_overwritten_by_its_own_head(cache):
+    before = cache.path.read_bytes()
+    for source in (cache, cache.path):
+        with pytest.raises(OutputError, match="read by this very command"):
+            fit_head(source, cache.path, overwrite=True)
+    assert cache.path.read_bytes() == before
+
+
+def test_a_setting_that_only_fails_when_it_predicts_is_one_line(make_cache, blobs):
+    cache = make_cache(*blobs(30, 3, 3))
+    with pytest.raises(HeadError, match="KNeighborsClassifier fails in predict_proba") as caught:
+        fit_head(cache, head="sklearn:sklearn.neighbors.KNeighborsClassifier", params={"n_neighbors": 1000})
+    assert "\n" not in str(caught.value)
+
+
+def test_few_pictures_for_many_classes_are_no_warning(make_cache, blobs):
+    x_ND, y_N = blobs(14, 4, 9)
+    assert fit_head(make_cache(x_ND, y_N), val_fraction=0).n_train == 14
