@@ -8,10 +8,7 @@ No entry is a pickle, and none is compressed: what a file can make its reader al
 same content gives the same bytes (fixed order, times and permissions), so artefacts can be compared and de-duplicated.
 """
 
-import contextlib
 import json
-import os
-import secrets
 import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -21,8 +18,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tle.errors import HeadError, OutputError, one_line
-from tle.files import sync_folder
+from tle.errors import HeadError, one_line
+from tle.files import check_output, publish
 
 DOCUMENT = "head.json"
 TENSORS = "tensors.safetensors"
@@ -69,7 +66,7 @@ def write_artefact(
         `path`.
 
     Raises:
-        OutputError: the folder is missing, or the file system refused.
+        OutputError: the folder is missing, `path` is no regular file, or the file system refused.
         HeadError: the document is not JSON-able.
     """
     from safetensors.numpy import save
@@ -82,22 +79,9 @@ def write_artefact(
     # safetensors writes the buffer as it lies: a transposed or strided view must become contiguous first.
     contiguous = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in tensors.items()}
     entries = {document_name: text.encode(), TENSORS: save(contiguous), **dict(sorted((files or {}).items()))}
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise OutputError(f"cannot write {path}: the folder {folder} does not exist; create it first")
-    unfinished = folder / f".{path.name}.{secrets.token_hex(4)}.part"
-    try:
-        with unfinished.open("xb") as file:
-            write_entries(file, entries)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-        sync_folder(folder)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {one_line(error)}") from error
-    finally:
-        with contextlib.suppress(OSError):  # it is not there after it was renamed, or if it could not be created
-            unfinished.unlink()
+    check_output(path, overwrite=True)
+    with publish(path) as file:
+        write_entries(file, entries)
     return path
 
 

@@ -1,5 +1,6 @@
 """What this machine offers: cores and instructions, packages, runtimes, folders."""
 
+import importlib
 import os
 import platform
 import sys
@@ -7,8 +8,10 @@ import tempfile
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
 
 from tle.cores import usable_cores
+from tle.errors import one_line
 
 REQUIRED = (
     "torch",
@@ -22,7 +25,7 @@ REQUIRED = (
     "pillow",
     "safetensors",
 )
-# package: what it is for, and what to install
+# package: what it is for, and the packages that bring it
 OPTIONAL = {
     "timm": ("timm/NAME backbones", "timm"),
     "pyarrow": ("Parquet manifests and tables", "pyarrow"),
@@ -37,7 +40,7 @@ class Finding:
 
     Attributes:
         what: what was looked at.
-        state: "ok", or "missing" for what is optional and not there.
+        state: "ok" or "missing".
         found: what was found, or how to get it.
     """
 
@@ -50,41 +53,64 @@ def examine() -> list[Finding]:
     """Look at this machine.
 
     Returns:
-        Findings, what matters most first.
+        Findings, what matters most first; a package that is missing is one of them, with the command that brings it.
     """
-    import onnxruntime
-    import torch
-
+    torch, torch_reason = _load("torch")
     findings = [
-        Finding("tle", "ok", version("tle")),
+        _package("tle", "everything", "."),
         Finding("python", "ok", f"{platform.python_version()} ({sys.executable})"),
         Finding("cores", "ok", f"{usable_cores()} usable of {os.cpu_count()}"),
         Finding("instructions", "ok", ", ".join(_instructions()) or "unknown"),
         _memory(),
-        _cuda(torch.cuda.is_available(), torch.version.cuda),
-        Finding("onnxruntime", "ok", f"{onnxruntime.__version__}: {', '.join(onnxruntime.get_available_providers())}"),
     ]
-    needed = {package: ("everything", package) for package in REQUIRED} | OPTIONAL
-    for package, (purpose, extra) in needed.items():
-        try:
-            findings.append(Finding(package, "ok", version(package)))
-        except PackageNotFoundError:
-            findings.append(Finding(package, "missing", f"needed for {purpose}: pip install {extra}"))
-    hub = Path(torch.hub.get_dir()) / "checkpoints"
-    files = sorted(file.name for file in hub.glob("*.pth")) if hub.is_dir() else []
-    findings.append(Finding("torchvision weights here", "ok", f"{', '.join(files) or 'none'} in {hub}"))
+    if torch is not None:
+        findings.append(_cuda(torch))
+    findings.append(_onnxruntime())
+    for package in REQUIRED:
+        if package == "torch" and torch is None:
+            findings.append(Finding("torch", "missing", f"{torch_reason}; needed for everything: pip install torch"))
+        else:
+            findings.append(_package(package, "everything", package))
+    findings += [_package(package, purpose, bring) for package, (purpose, bring) in OPTIONAL.items()]
+    if torch is not None:
+        hub = Path(torch.hub.get_dir()) / "checkpoints"
+        files = sorted(file.name for file in hub.glob("*.pth")) if hub.is_dir() else []
+        findings.append(Finding("torchvision weights here", "ok", f"{', '.join(files) or 'none'} in {hub}"))
     findings.append(Finding("temporary folder", "ok", tempfile.gettempdir()))
     return findings
 
 
-def _cuda(available: bool, built_for: str | None) -> Finding:
-    if available:
-        import torch
+def _load(name: str) -> tuple[ModuleType | None, str]:
+    """A module, or None and why it cannot be imported."""
+    try:
+        return importlib.import_module(name), ""
+    except (ImportError, OSError) as error:  # OSError: one of its libraries cannot be loaded
+        return None, one_line(error)
 
+
+def _package(package: str, purpose: str, bring: str) -> Finding:
+    try:
+        return Finding(package, "ok", version(package))
+    except PackageNotFoundError:
+        return Finding(package, "missing", f"needed for {purpose}: pip install {bring}")
+
+
+def _onnxruntime() -> Finding:
+    runtime, reason = _load("onnxruntime")
+    if runtime is None:
+        return Finding(
+            "onnxruntime",
+            "missing",
+            f"{reason}; needed for ONNX models: pip install onnxruntime, or onnxruntime-gpu for a GPU",
+        )
+    return Finding("onnxruntime", "ok", f"{runtime.__version__}: {', '.join(runtime.get_available_providers())}")
+
+
+def _cuda(torch: ModuleType) -> Finding:
+    if torch.cuda.is_available():
         return Finding("CUDA", "ok", torch.cuda.get_device_name(0))
-    return Finding(
-        "CUDA", "missing", f"no GPU (torch is built for {built_for or 'the CPU only'}): everything runs on the CPU"
-    )
+    built_for = torch.version.cuda or "the CPU only"
+    return Finding("CUDA", "missing", f"no GPU (torch is built for {built_for}): everything runs on the CPU")
 
 
 def _instructions() -> list[str]:

@@ -60,7 +60,7 @@ class OutputError(TleError, OSError):
 
 
 class MissingPackageError(TleError, ImportError):
-    """An optional package that is not installed; the message names the extra that brings it."""
+    """An optional package that is not installed; the message names the package."""
 
 
 def one_line(error: BaseException) -> str:

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from tle.cache import Cache, open_cache
 from tle.enums import Split, Target
-from tle.errors import FingerprintError, HeadError, OutputError, UsageError, one_line
-from tle.files import check_output, part_path
+from tle.errors import FingerprintError, HeadError, UsageError
+from tle.files import check_output, publish
 from tle.heads.head import Head, load_head
+from tle.heads.params import check_seed
 from tle.heads.samples import block_rows
-from tle.heads.selection import check_finite, check_seed, resolve_splits, usable_rows
+from tle.heads.selection import check_finite, resolve_splits, usable_rows
 from tle.metrics import measure
 
 SPLITS = {"train": Split.TRAIN, "val": Split.VAL, "test": Split.TEST}
@@ -93,7 +94,7 @@ def evaluate(
         split: "train", "val", "test" or "all"; None takes test, or, in a cache without test pictures that shares none
             with the fit, all.
         splits: (N,) values of `Split`, or a manifest with the columns path and split, instead of the cache's splits.
-        seed: seed of the bootstrap.
+        seed: seed of the bootstrap, from 0 to 2**32 - 1.
         output: JSON file for everything; None writes none.
         overwrite: whether an existing output may be replaced.
 
@@ -104,14 +105,14 @@ def evaluate(
         FingerprintError: the features of the cache are others than those that the head was fitted on.
         HeadError: another target, a class that the head does not know, no picture to measure, or features that are not
             finite.
-        UsageError: an unknown split, or none was named and there is no safe one.
-        OutputError: the output cannot be written; found out before anything is measured.
+        UsageError: an unknown split, none was named and there is no safe one, or a seed out of range.
+        OutputError: the output cannot be written, or is an input; found out before anything is measured.
     """
     path = None if output is None else Path(output)
     if path is not None:
-        read = (head, cache.path if isinstance(cache, Cache) else cache)
-        check_output(path, overwrite=overwrite, inputs=[used for used in read if not isinstance(used, Head)])
-    check_seed(seed)
+        inputs = (head, cache.path if isinstance(cache, Cache) else cache, splits)
+        check_output(path, overwrite=overwrite, inputs=[file for file in inputs if isinstance(file, str | Path)])
+    seed = check_seed(seed)
     head = head if isinstance(head, Head) else load_head(head)
     cache = cache if isinstance(cache, Cache) else open_cache(cache)
     _check_fingerprint(head, cache)
@@ -207,9 +208,9 @@ def _choose_split(
         return "test"
     if shared := int(np.isin(cache.digests[usable], head.fit_digests).sum()):
         raise UsageError(
-            f"{cache.path} has no test split and shares {shared} pictures with the fit: for an honest figure extract "
-            "pictures that were not in it into a cache of their own, or name test pictures with splits (--splits MANIFEST); "
-            "split (--split train, val or all) measures on these all the same"
+            f"{cache.path} has no test split and shares {shared} pictures with the fit: extract a test folder or manifest "
+            "into a cache of its own; or fit again with test pictures set apart (split folders, or --splits MANIFEST); or say "
+            "with split (--split) train, val or all what to measure on all the same"
         )
     return "all"
 
@@ -252,12 +253,6 @@ def _refuse_unknown(head: Head, cache: Cache, names: list[str]) -> None:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    unfinished = part_path(path)
-    try:
-        unfinished.write_text(
-            json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-        )
-        unfinished.replace(path)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {path}: {one_line(error)}") from error
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    with publish(path) as file:
+        file.write(text.encode())

@@ -83,8 +83,9 @@ def measure(scores: NDArray[np.float32], labels: NDArray[Any], target: Target, *
 
 def mean_nll(scores_NC: NDArray[np.float32], labels: NDArray[Any]) -> float:
     """Mean -log p of the true class, or mean binary cross-entropy of indicators; p no smaller than `NLL_FLOOR`."""
-    mean_log = np.log(np.maximum(_true_probability(scores_NC, labels), NLL_FLOOR), dtype=np.float64).mean()
-    return float(max(0.0, -mean_log))  # no negative zero where all are certain
+    # A probability may pass 1 by a rounding error. Subtracted from 0, not negated: -0.0 is nothing to print.
+    p = np.clip(_true_probability(scores_NC, labels), NLL_FLOOR, 1.0)
+    return 0.0 - float(np.log(p).mean())
 
 
 def mean_average_precision(scores_NC: NDArray[np.float32], labels_NC: NDArray[Any]) -> float | None:

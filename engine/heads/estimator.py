@@ -22,15 +22,18 @@ from numpy.typing import NDArray
 from tle.enums import Target
 from tle.errors import HeadError, UsageError, one_line
 from tle.heads.affine import Link, apply_link
-from tle.heads.params import near_names, refuse_unknown
-from tle.heads.safe_skops import FILE, dump_estimator, load_estimator
-from tle.heads.samples import Samples, Task
+from tle.heads.params import refuse_unknown
+from tle.heads.safe_skops import FILE, dump_estimator, load_estimator, warn_of_version
+from tle.heads.samples import MANY_CLASSES_WARNING, Samples, Task
 from tle.heads.sweep import Fitted, quality, score_samples
 from tle.heads.temperature import fit_temperature
+from tle.names import near_names
 
 PREFIX = "sklearn:"
 SCALERS = ("standard", "none")
 METHODS = ("predict_proba", "decision_function", "predict")
+# What scikit-learn raises on data or settings that it does not take.
+_REFUSALS = (ValueError, TypeError, ArithmeticError, np.linalg.LinAlgError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +57,24 @@ class Estimator:
     link: Link
 
     def output(self, x_BD: NDArray[np.float32]) -> NDArray[np.float64]:
-        """What the method gives, as float64 (B, P)."""
+        """What the method gives, as float64 (B, P).
+
+        Raises:
+            HeadError: the estimator fails, or gives another shape.
+        """
+        name = type(self.pipeline[-1]).__name__
         try:
             raw = getattr(self.pipeline, self.method)(x_BD.astype(np.float64))
-        except Exception as error:
-            name = type(self.pipeline[-1]).__name__
-            raise HeadError(f"{name} fails in {self.method}: {one_line(error)}; another setting may help") from error
-        raw_BP: NDArray[np.float64] = np.asarray(raw, np.float64)
+            raw_BP: NDArray[np.float64] = np.asarray(raw, np.float64)
+        except _REFUSALS as error:
+            raise HeadError(f"{self.method} of {name} fails with these settings: {one_line(error)}") from error
         if self.method == "predict":
             raw_BP = raw_BP.reshape(len(x_BD), -1)
         elif raw_BP.ndim == 1:  # two classes: one signed distance; halved, the two logits are centred
             raw_BP = np.stack([-raw_BP, raw_BP], axis=1) / 2
         if raw_BP.shape != (len(x_BD), len(self.columns_P)):
             raise HeadError(
-                f"{self.method} of {type(self.pipeline[-1]).__name__} gave {raw_BP.shape}, expected "
+                f"{self.method} of {name} gave {raw_BP.shape}, expected "
                 f"({len(x_BD)}, {len(self.columns_P)}): this estimator, or this setting of it, cannot be used as a head"
             )
         return raw_BP
@@ -133,7 +140,7 @@ class Estimator:
             raise HeadError(f"unknown method {method!r}, or link {record.get('link')!r} for target {target}")
         if not isinstance(temperature, int | float) or not 0 < temperature < np.inf:
             raise HeadError(f"expected a temperature above 0, found {temperature!r}")
-        _compare_versions(str(record.get("sklearn")))
+        warn_of_version(str(record.get("sklearn")))
         pipeline = load_estimator(content)
         if getattr(pipeline, "n_features_in_", None) != dim or not hasattr(pipeline, method):
             raise HeadError(f"expected a stored estimator with {method} for {dim} features")
@@ -153,7 +160,7 @@ def fit(task: Task, kind: str, settings: Mapping[str, Any]) -> Fitted:
 
     Raises:
         UsageError: see `make_estimator`.
-        HeadError: the estimator refuses the data.
+        HeadError: the estimator refuses the data, or fails to predict once it is fitted.
     """
     unfitted, method = make_estimator(kind, settings, task.target, task.seed)
     chosen = {name: settings[name] for name in sorted(settings)}
@@ -172,6 +179,7 @@ def fit(task: Task, kind: str, settings: Mapping[str, Any]) -> Fitted:
     elif method == "decision_function":
         notes.append("no temperature could be fitted without validation pictures: probabilities are not calibrated")
     final = _with_temperature(_fit_once(task, task.both, unfitted, method, notes), temperature)
+    final.output(task.both.gather(slice(0, 1)))  # what fails to predict shall not be saved
     if method == "decision_function":
         chosen["temperature"] = temperature
     return Fitted(
@@ -243,18 +251,6 @@ def _import_class(kind: str) -> Any:
     return found
 
 
-def _compare_versions(stored: str) -> None:
-    import sklearn
-
-    if stored.split(".")[:2] != sklearn.__version__.split(".")[:2]:
-        warnings.warn(
-            f"this head's estimator was stored by scikit-learn {stored} and is read by {sklearn.__version__}: it may fail or "
-            "predict differently; fit it again to be sure",
-            UserWarning,
-            stacklevel=2,
-        )
-
-
 def _fit_once(task: Task, samples: Samples, unfitted: Any, method: str, notes: list[str]) -> Estimator:
     """Fit a copy of the pipeline; warnings become notes."""
     from sklearn.base import clone
@@ -281,9 +277,10 @@ def _fit_once(task: Task, samples: Samples, unfitted: Any, method: str, notes: l
         z_ND[positions] = x_BD
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        warnings.filterwarnings("ignore", message=MANY_CLASSES_WARNING)
         try:
             pipeline.fit(z_ND, labels)
-        except (ValueError, TypeError, ArithmeticError, np.linalg.LinAlgError) as error:
+        except _REFUSALS as error:
             name = type(unfitted[-1]).__name__
             raise HeadError(f"{name} cannot be fitted on these features: {one_line(error)}") from error
     notes += [f"{warning.category.__name__}: {str(warning.message).splitlines()[0]}" for warning in caught]

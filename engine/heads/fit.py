@@ -15,10 +15,11 @@ from tle.enums import Target
 from tle.errors import HeadError, UsageError
 from tle.files import check_output
 from tle.heads.head import Head
-from tle.heads.params import Params, near_names, parse_params, refuse_unknown
+from tle.heads.params import Params, check_seed, parse_params, refuse_unknown
 from tle.heads.samples import Samples, Task
-from tle.heads.selection import Selection, check_finite, check_seed, resolve_splits, select_rows
+from tle.heads.selection import Selection, check_finite, resolve_splits, select_rows
 from tle.heads.sweep import Fitted
+from tle.names import near_names
 
 # Each names its module, which has PARAMS, TARGETS and fit(task, params).
 KINDS = ("logistic", "linear", "ridge", "knn")
@@ -85,7 +86,7 @@ def fit_head(
         output: the file to write, NAME.head; None keeps the head in memory.
         head: "logistic", "linear", "ridge", "knn" or "sklearn:IMPORT.PATH"; None takes logistic, for regression ridge.
         params: settings of the head, as a mapping or as `name=value` strings.
-        seed: seed of the validation split and of everything random in the head.
+        seed: seed of the validation split and of everything random in the head, from 0 to 2**32 - 1.
         val_fraction: part of train to hold out where there is no val split; 0 for none.
         splits: (N,) values of `Split`, or a manifest with the columns path and split, instead of the cache's splits.
         overwrite: whether an existing output may be replaced.
@@ -94,15 +95,16 @@ def fit_head(
         The head and what was done.
 
     Raises:
-        OutputError: the output cannot be written; found out before the fit.
-        UsageError: an unknown head or setting, or one that does not fit the target.
+        OutputError: the output cannot be written, or is an input; found out before the fit.
+        UsageError: an unknown head or setting, one that does not fit the target, or a seed out of range.
         CacheError: the cache cannot be read.
         HeadError: no labels, one class only, fewer pictures than classes, or features that are not finite.
     """
     path = None if output is None else Path(output)
     if path is not None:
-        check_output(path, overwrite=overwrite, inputs=[cache.path if isinstance(cache, Cache) else cache])
-    check_seed(seed)
+        inputs = (cache.path if isinstance(cache, Cache) else cache, splits)
+        check_output(path, overwrite=overwrite, inputs=[file for file in inputs if isinstance(file, str | Path)])
+    seed = check_seed(seed)
     cache = cache if isinstance(cache, Cache) else open_cache(cache)
     kind = _default_kind(cache.target) if head is None else head
     settings = parse_params(params)
@@ -114,7 +116,7 @@ def fit_head(
     check_finite(cache, task.both.rows)
     fitted = _fit_kind(task, kind, settings)
     val, val_notes = _validate(task, fitted)
-    notes = (*split_notes, *selection.notes, *fitted.notes)
+    notes = (*split_notes, *selection.notes, *_label_notes(task), *fitted.notes)
     result = Head(
         kind=kind,
         target=cache.target,
@@ -202,6 +204,19 @@ def _check_labels(cache: Cache, task: Task) -> None:
             f"{cache.path} has {len(task.classes)} classes but only {len(labels)} labelled pictures to fit on: "
             "at least one for each class is needed"
         )
+
+
+def _label_notes(task: Task) -> tuple[str, ...]:
+    """What is odd about labels that can be fitted."""
+    if task.target is not Target.CLASS:
+        return ()
+    count, n = len(np.unique(task.both.labels)), len(task.both)
+    if 2 * count <= n:
+        return ()
+    return (
+        f"{count} classes in {n} pictures, fewer than two a class: hardly anything can be learnt or measured; "
+        "if the labels are numbers, extract with --target regression",
+    )
 
 
 def _fit_kind(task: Task, kind: str, settings: Mapping[str, Any]) -> Fitted:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from tle.enums import Target
 from tle.heads.affine import Affine, Link, embed_classes, make_affine
 from tle.heads.params import Params
-from tle.heads.samples import Task
+from tle.heads.samples import MANY_CLASSES_WARNING, Task
 from tle.heads.scaler import Scaler, fit_scaler
 from tle.heads.sweep import Fitted, edge_note, run_trials, score_samples, sole_value
 from tle.heads.threads import blas_threads
@@ -203,8 +203,7 @@ def _run_lbfgs(
     model = LogisticRegression(C=c, tol=solver.tol, max_iter=solver.max_iter)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        # Said of more classes than half the pictures, which few-shot problems have; whether there are enough is checked.
-        warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%", UserWarning)
+        warnings.filterwarnings("ignore", message=MANY_CLASSES_WARNING)
         model.fit(z_ND, y_N)
     converged = True
     for warning in caught:

@@ -1,13 +1,17 @@
 """Settings of a head, as `name=value` strings or Python values, checked where they are used."""
 
 import ast
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
+import numpy as np
+
 from tle.errors import UsageError
+from tle.names import near_names
+
+_SEED_MAX = 2**32 - 1  # the largest that scikit-learn takes
 
 
 def parse_params(params: Mapping[str, Any] | Sequence[str] | None) -> dict[str, Any]:
@@ -39,10 +43,15 @@ def parse_params(params: Mapping[str, Any] | Sequence[str] | None) -> dict[str, 
     return parsed
 
 
-def near_names(name: str, known: Iterable[str]) -> str:
-    """`; did you mean a or b?`, or nothing where no known name is near."""
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+def check_seed(seed: object) -> int:
+    """A seed that numpy, torch and scikit-learn all take.
+
+    Raises:
+        UsageError: not a whole number from 0 to 2**32 - 1.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= int(seed) <= _SEED_MAX:
+        raise UsageError(f"seed (--seed) should be a whole number from 0 to {_SEED_MAX}, got {seed!r}")
+    return int(seed)
 
 
 def refuse_unknown(head: str, given: Iterable[str], valid: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 import importlib
 import io
 import json
+import warnings
 import zipfile
 from collections.abc import Iterator
 from typing import Any
@@ -128,3 +129,16 @@ def _is_sklearn_class(name: str) -> bool:
         return isinstance(getattr(importlib.import_module(module_name), attribute, None), type)
     except ImportError:
         return False
+
+
+def warn_of_version(stored: str) -> None:
+    """Warn where an estimator was stored by another version of scikit-learn than the one that is to read it."""
+    import sklearn
+
+    if stored.split(".")[:2] != sklearn.__version__.split(".")[:2]:
+        warnings.warn(
+            f"this head's estimator was stored by scikit-learn {stored} and is read by {sklearn.__version__}: it may fail or "
+            "predict differently; fit it again to be sure",
+            UserWarning,
+            stacklevel=2,
+        )

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from tle.enums import Target
 
+# How scikit-learn's warning starts. It comes with every single fit; `tle.heads.fit` says it once, and what to do.
+MANY_CLASSES_WARNING = "The number of unique classes is greater than 50%"
 _BLOCK_VALUES = 2**24  # 64 MiB of float32
 
 

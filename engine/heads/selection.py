@@ -152,16 +152,6 @@ def select_rows(cache: Cache, splits: NDArray[np.uint8], *, val_fraction: float,
     return Selection(train, val, record, tuple(found))
 
 
-def check_seed(seed: int) -> None:
-    """Refuse a seed that numpy cannot take.
-
-    Raises:
-        UsageError: not a whole number of 0 or more.
-    """
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise UsageError(f"seed (--seed) should be a whole number, 0 or more, got {seed!r}")
-
-
 def stratified_holdout(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
     """Mark a seeded part of each class.
 
@@ -222,7 +212,9 @@ def check_finite(cache: Cache, rows: NDArray[np.int64]) -> None:
 def _val_notes(cache: Cache, train: NDArray[np.int64], val: NDArray[np.int64]) -> list[str]:
     """What makes validation figures less telling than they look."""
     if not len(val):
-        return ["no picture is left to validate on: settings take their defaults and no validation figures are given"]
+        return [
+            "no picture is left to validate on: nothing could be measured, and settings that were left open take defaults"
+        ]
     notes = []
     if twins := int(np.isin(cache.digests[val], cache.digests[train]).sum()):
         notes.append(f"{twins} of {len(val)} validation pictures are byte for byte the same as one in train")

@@ -131,6 +131,7 @@ def _labels(
         return Target.NONE, unlabelled(count), ()
     if empty:
         notes.append(f"{plural(empty, 'row')} of {count:,} with an empty label kept as unlabelled")
+    asked = target is not None
     if target is None:
         several = any(isinstance(cell, list) or (isinstance(cell, str) and ";" in cell) for cell in cells)
         target = Target.MULTILABEL if several else Target.CLASS
@@ -142,7 +143,10 @@ def _labels(
         return target, *_indicators(path, table, cells)
     names = [None if _is_empty(cell) else _name(path, row, cell) for row, cell in zip(table.rows, cells, strict=True)]
     labels, classes = class_labels(names)
-    if all(_looks_continuous(name) for name in classes) or all(isinstance(cell, float) for cell in cells):
+    if not asked and any(isinstance(cell, float) and not math.isnan(cell) for cell in cells):
+        shown = some(list(classes))
+        notes.append(f"label holds numbers, read as the class names {shown}; --target regression treats them as values")
+    if all(_looks_continuous(name) for name in classes):
         notes.append(f"labels such as {classes[0]} are read as class names; for numbers use target regression")
     return target, labels, classes
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+import signal
 import stat
 import struct
 import zipfile
@@ -87,6 +89,21 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, written):
         write_artefact(written, {"bad": float("nan")}, {})
     with pytest.raises(HeadError, match="not JSON"):
         write_artefact(written, {"bad": np.float32(1)}, {})
+    assert written.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.head"]
+
+
+def test_a_write_that_the_disk_refuses_keeps_the_old_file(tmp_path, written):
+    before = written.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that the write fails instead of ending the process
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(OutputError, match=r"cannot write .*a\.head: File too large"):
+            write_artefact(written, {}, {"big": np.zeros(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
     assert written.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.head"]
 

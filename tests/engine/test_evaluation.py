@@ -96,6 +96,32 @@ def test_files_are_as_good_as_objects_and_everything_is_written(cache, head, tmp
     assert sorted(p.name for p in tmp_path.glob("figures*")) == ["figures.json"]
 
 
+def test_an_input_is_never_the_output(head, cache, tmp_path):
+    path = head.save(tmp_path / "a.head")
+    before = path.read_bytes(), cache.path.read_bytes()
+    for given, output in ((cache, path), (cache.path, path), (cache, cache.path), (str(cache.path), cache.path)):
+        with pytest.raises(OutputError, match="read by this very command"):
+            evaluate(path, given, output=output, overwrite=True)
+    assert (path.read_bytes(), cache.path.read_bytes()) == before
+
+
+def test_figures_replace_the_old_ones_whole_and_leave_nothing_else(head, cache, tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "figures.json").write_text("x" * 10**6, encoding="utf-8")
+    result = evaluate(head, cache, output=folder / "figures.json", overwrite=True)
+    text = (folder / "figures.json").read_text(encoding="utf-8")
+    assert json.loads(text) == result.to_dict()
+    assert text.endswith("}\n")
+    assert [entry.name for entry in folder.iterdir()] == ["figures.json"]
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, True, 2**32])
+def test_a_seed_out_of_range(head, cache, seed):
+    with pytest.raises(UsageError, match=r"seed \(--seed\) should be a whole number"):
+        evaluate(head, cache, seed=seed)
+
+
 def test_the_output_is_refused_before_anything_is_read(tmp_path):
     (tmp_path / "figures.json").write_text("precious")
     with pytest.raises(OutputError, match="exists"):
@@ -123,7 +149,9 @@ def test_a_test_split_that_repeats_train_pictures_is_found_out(head, write):
 def test_without_test_split_the_cache_of_the_fit_is_refused(write):
     cache = write(np.arange(60) % 3)
     head = fit_head(cache, params={"C": 0.1}).head
-    with pytest.raises(UsageError, match=r"no test split and shares 60 pictures with the fit: .*--split"):
+    with pytest.raises(
+        UsageError, match=r"no test split and shares 60 pictures with the fit: .*--splits MANIFEST.*\(--split\)"
+    ):
         evaluate(head, cache)
     assert evaluate(head, cache, split="all").seen_in_fit == 60
 
@@ -249,18 +277,3 @@ def test_regression(write):
 def test_the_head_of_another_dimension_cannot_slip_through(cache, head):
     with pytest.raises(ValueError, match="expected float features"):
         evaluate(replace(head, dim=5), cache)
-
-
-def test_neither_head_nor_cache_is_overwritten_by_the_figures(cache, head, tmp_path):
-    saved = head.save(tmp_path / "a.head")
-    for output in (saved, cache.path):
-        before = output.read_bytes()
-        with pytest.raises(OutputError, match="read by this very command"):
-            evaluate(saved, cache.path, output=output, overwrite=True)
-        assert output.read_bytes() == before
-
-
-def test_a_seed_that_cannot_be(cache, head):
-    for seed in (-1, 0.5):
-        with pytest.raises(UsageError, match="--seed"):
-            evaluate(head, cache, seed=seed)

@@ -221,3 +221,10 @@ def test_resamples_of_one_value_are_left_out_of_the_interval_and_said():
 def test_what_does_not_belong_together_is_refused(scores, labels, target):
     with pytest.raises(ShapeError, match="expected"):
         measure(scores, labels, target)
+
+
+@pytest.mark.parametrize("top", [1.0, np.nextafter(np.float32(1), np.float32(2))])
+def test_certainty_gives_no_negative_zero(top):
+    scores = np.array([[top, 0.0], [0.0, top]], np.float32)
+    for labels, target in ((np.array([0, 1]), Target.CLASS), (np.eye(2, dtype=np.uint8), Target.MULTILABEL)):
+        assert f"{measure(scores, labels, target).values['nll']:.4f}" == "0.0000"

@@ -145,9 +145,18 @@ def test_settings_that_scikit_learn_refuses_and_data_that_it_cannot_take(make_ta
 
 def test_a_setting_whose_output_has_another_shape(make_task, blobs):
     task = make_task(*blobs(80, 4, 4))
-    fitted = estimator.fit(task, "sklearn:sklearn.svm.SVC", {"decision_function_shape": "ovo"})
-    with pytest.raises(HeadError, match=r"decision_function of SVC gave \(80, 6\), expected \(80, 4\)"):
-        fitted.model.scores(task.train.gather())
+    with pytest.raises(HeadError, match=r"decision_function of SVC gave \(1, 6\), expected \(1, 4\)"):
+        estimator.fit(task, "sklearn:sklearn.svm.SVC", {"decision_function_shape": "ovo"})
+
+
+@pytest.mark.parametrize("n_val", [0, 10])
+def test_an_estimator_that_fits_but_cannot_predict(make_task, blobs, n_val):
+    task = make_task(*blobs(40, 4, 2), n_val=n_val)
+    with pytest.raises(
+        HeadError, match="predict_proba of KNeighborsClassifier fails .*: Expected n_neighbors"
+    ) as caught:
+        estimator.fit(task, "sklearn:sklearn.neighbors.KNeighborsClassifier", {"n_neighbors": 1000})
+    assert "\n" not in str(caught.value)
 
 
 def test_another_version_of_scikit_learn_is_warned_of(make_task, blobs):

@@ -1,9 +1,12 @@
 """Settings as strings and values, and the messages on wrong ones."""
 
+import json
+
+import numpy as np
 import pytest
 
 from tle.errors import UsageError
-from tle.heads.params import Params, parse_params, refuse_unknown
+from tle.heads.params import Params, check_seed, parse_params, refuse_unknown
 
 
 def test_strings_are_read_as_literals_where_they_are_literals():
@@ -49,6 +52,10 @@ def test_numbers_out_of_range(value):
 def test_integers_out_of_range(value):
     with pytest.raises(UsageError, match="takes a whole number of at least 1"):
         Params("h", {"k": value}).integer("k", 1)
+
+
+def test_a_seed_of_numpy_is_a_seed_and_becomes_json():
+    assert json.dumps([check_seed(np.uint8(7)), check_seed(0)]) == "[7, 0]"
 
 
 def test_an_empty_list():

@@ -230,27 +230,6 @@ def test_links_to_nothing_and_to_themselves_are_rows_that_cannot_be_read(tmp_pat
     assert source.read(2) == b""
 
 
-def test_a_pipe_called_like_a_picture_does_not_hang(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "a.jpg")
-    source = open_source(tmp_path)
-    with pytest.raises(ImageError, match="^not a regular file$"):
-        source.read(0)
-
-
-def test_a_file_that_vanished_has_a_reason(tmp_path: Path) -> None:
-    source = open_source(touch(tmp_path, "a.jpg"))
-    (tmp_path / "a.jpg").unlink()
-    with pytest.raises(ImageError, match="^no such file$"):
-        source.read(0)
-
-
-def test_an_enormous_file_is_not_read_into_memory(tmp_path: Path) -> None:
-    with (tmp_path / "a.jpg").open("wb") as file:
-        file.truncate(3 << 30)  # sparse
-    with pytest.raises(ImageError, match="^file of 3221225472 bytes, more than"):
-        open_source(tmp_path).read(0)
-
-
 def test_unreadable_folders_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "cat/a.jpg", "dog/b.jpg")
     scandir = os.scandir

@@ -1,4 +1,3 @@
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +6,7 @@ import numpy as np
 import pytest
 
 from tle.enums import Split, Target
-from tle.errors import ImageError, MissingPackageError, SourceError
+from tle.errors import ImageError, SourceError
 from tle.sources import Source, open_source
 
 
@@ -89,11 +88,6 @@ def test_other_delimiters_are_seen_and_told(tmp_path: Path, delimiter: str, word
     source = open_source(manifest(tmp_path, text, "list.tsv"))
     assert names(source) == ["x", "y"]
     assert source.notes == (f"list.tsv: columns are separated by {word}",)
-
-
-def test_an_ambiguous_delimiter_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="can be read with commas and semicolons"):
-        open_source(manifest(tmp_path, "path,x;path\na.jpg,1;2\n"))
 
 
 def test_any_file_name_may_be_listed_and_paths_may_be_absolute(tmp_path: Path) -> None:
@@ -268,6 +262,16 @@ def test_parquet_class_labels_of_other_types(tmp_path: Path, labels: list[Any], 
     assert names(source) == expected
 
 
+def test_parquet_numbers_as_classes_are_told_unless_asked_for(tmp_path: Path) -> None:
+    path = parquet(tmp_path, {"path": ["a.jpg", "b.jpg", "c.jpg"], "label": [2.0, 1.0, None]})
+    note = "label holds numbers, read as the class names 1, 2; --target regression treats them as values"
+    assert note in open_source(path).notes
+    assert note not in open_source(path, target="class").notes
+    np.testing.assert_array_equal(open_source(path, target="regression").labels, np.float32([2, 1, np.nan]))
+    whole = parquet(tmp_path, {"path": ["a.jpg", "b.jpg"], "label": [2, 1]})
+    assert open_source(whole).notes == ()
+
+
 def test_parquet_lists_are_multilabel(tmp_path: Path) -> None:
     labels = [["sun", "sea"], None, [], ["sea"]]
     source = open_source(parquet(tmp_path, {"path": ["a.jpg", "b.jpg", "c.jpg", "d.jpg"], "label": labels}))
@@ -296,12 +300,6 @@ def test_parquet_refusals(tmp_path: Path) -> None:
         open_source(parquet(tmp_path, {"path": []}))
     with pytest.raises(SourceError, match="cannot read .* as Parquet: "):
         open_source(manifest(tmp_path, "path\na.jpg\n", "list.parquet"))
-
-
-def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow", None)  # as if it were not installed
-    with pytest.raises(MissingPackageError, match="pip install pyarrow"):
-        open_source(manifest(tmp_path, b"", "list.PARQUET"))
 
 
 @pytest.mark.realdata
