@@ -9,7 +9,7 @@ def layers(backbone: str, /, *, crop: int | None = None, json: Json = False) -> 
 
     Args:
         backbone: torchvision/NAME, timm/NAME, onnx:FILE or package.module:function; its weights are not needed.
-        crop: Side of the input in pixels; by default what the weights ask for.
+        crop: Side of the input in pixels; by default what the weights ask for. Not for ONNX files, which say it.
     """
     found = tle.list_layers(backbone, crop=crop)
     if json:

@@ -7,15 +7,15 @@ from tle.cores import usable_cores
 from tle.errors import RuntimeChoiceError, one_line
 
 PROVIDERS = ("CPUExecutionProvider",)
-_ERRORS_ONLY = 3
+# Its errors reach us as exceptions and are told in one line; logged as well, they would be told twice.
+_FATAL_ONLY = 4
 
 
-def open_session(path: Path, *, threads: int | None = None) -> Any:
+def open_session(path: Path) -> Any:
     """An `onnxruntime.InferenceSession` on an ONNX file.
 
     Args:
         path: the file.
-        threads: intra-op threads; None takes all cores this process may use.
 
     Raises:
         RuntimeChoiceError: ONNX Runtime refuses the graph.
@@ -23,8 +23,8 @@ def open_session(path: Path, *, threads: int | None = None) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or usable_cores()
-    options.log_severity_level = _ERRORS_ONLY
+    options.intra_op_num_threads = usable_cores()
+    options.log_severity_level = _FATAL_ONLY
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=list(PROVIDERS))
     except Exception as error:

@@ -106,14 +106,17 @@ def _run(
     starts = range(0, len(source), batch_size)
     with ThreadPoolExecutor(workers, thread_name_prefix="tle-decode") as pool:
         ahead: deque[_Decoding] = deque()
+        dim = None  # of the first features; all later ones have to have it
         try:
             for start in starts:
                 rows = range(start, min(start + batch_size, len(source)))
                 ahead.append(_submit(pool, source, rows, preprocess, max_pixels))
                 if len(ahead) > _BATCHES_AHEAD:
-                    yield _compute(ahead.popleft(), runtime)
+                    yield (batch := _compute(ahead.popleft(), runtime, dim))
+                    dim = _dim(batch, dim)
             while ahead:
-                yield _compute(ahead.popleft(), runtime)
+                yield (batch := _compute(ahead.popleft(), runtime, dim))
+                dim = _dim(batch, dim)
         finally:
             for decoding in ahead:
                 for future in decoding.futures:
@@ -153,7 +156,11 @@ def _decode(
     return digest, None
 
 
-def _compute(decoding: _Decoding, runtime: "Runtime") -> Batch:
+def _dim(batch: Batch, known: int | None) -> int | None:
+    return batch.features.shape[1] if known is None and len(batch.features) else known
+
+
+def _compute(decoding: _Decoding, runtime: "Runtime", dim: int | None) -> Batch:
     outcomes = [future.result() for future in decoding.futures]
     rows = np.asarray(decoding.rows, np.int64)
     digests = np.array([digest for digest, _ in outcomes], np.uint64)
@@ -171,6 +178,8 @@ def _compute(decoding: _Decoding, runtime: "Runtime") -> Batch:
         raise ShapeError(
             f"expected a row of features for each of {len(rows)} pictures, the backbone gave {features_GD.shape}"
         )
+    if dim is not None and features_GD.shape[1] != dim:
+        raise ShapeError(f"expected {dim} features a picture as before, the backbone gave {features_GD.shape[1]}")
     finite = np.isfinite(features_GD).all(1)
     failures += [
         Failure(int(row), "the backbone's features of it are not finite", int(digest))

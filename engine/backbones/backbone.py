@@ -23,7 +23,7 @@ class OnnxGraph:
         layout: "NCHW" or "NHWC", order of the input's axes.
         input_dtype: element type that the input takes: "float32", "float16" or "uint8".
         tensor: name of the tensor that holds the features.
-        batch: the fixed batch size of the graph, or None where it is free.
+        batch: the fixed batch size of the graph, declared or found by running it, or None where it is free.
     """
 
     path: Path
@@ -91,15 +91,17 @@ def digest_state(state: "dict[str, torch.Tensor]", code: Iterable[Path] = ()) ->
         tensor = state[name].detach().cpu().contiguous()
         sha.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    for path in code:
-        sha.update(path.read_bytes())
+    for source in sorted(hashlib.sha256(path.read_bytes()).digest() for path in code):  # wherever they lie
+        sha.update(source)
     return sha.hexdigest()[:32]
 
 
 def digest_files(paths: Iterable[Path]) -> str:
-    """SHA-256 over the bytes of files, one after the other, 32 hex digits."""
-    sha = hashlib.sha256()
+    """SHA-256 over the bytes of files, 32 hex digits; of one file just how `sha256sum` begins."""
+    digests = []
     for path in paths:
         with path.open("rb") as file:
-            sha.update(hashlib.file_digest(file, "sha256").digest())
-    return sha.hexdigest()[:32]
+            digests.append(hashlib.file_digest(file, "sha256"))
+    if len(digests) == 1:
+        return digests[0].hexdigest()[:32]
+    return hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()[:32]

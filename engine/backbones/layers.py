@@ -3,7 +3,6 @@
 # B batch, C channels, T tokens, H W height and width, D feature dim
 """
 
-import difflib
 import math
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tle.errors import BackboneError, UsageError, one_line
+from tle.names import list_near_names
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +45,7 @@ def list_layers(model: "nn.Module", example: "torch.Tensor") -> list[Layer]:
     """
     import torch
 
-    outputs = run_outputs(_extractor(model, _node_names(model)), example)
+    outputs = run_outputs(_extractor(model, _node_names(model)), example, network=type(model).__name__)
     return [
         Layer(name, tuple(value.shape[1:]))
         for name, value in outputs.items()
@@ -73,11 +73,12 @@ def cut_layer(
     """
     names = _node_names(model)
     if layer not in names and not any(name.startswith(f"{layer}.") for name in names):
-        near = difflib.get_close_matches(layer, names, n=3, cutoff=0.4)
-        hint = f"; near names: {', '.join(near)}" if near else ""
-        raise BackboneError(f"{type(model).__name__} has no layer {layer!r}{hint}; `tle layers` lists all {len(names)}")
+        raise BackboneError(
+            f"{type(model).__name__} has no layer {layer!r}{list_near_names(layer, names)}; `tle layers` lists all "
+            f"{len(names)}"
+        )
     cut = _extractor(model, [layer])
-    output = next(iter(run_outputs(cut, example).values()))
+    output = next(iter(run_outputs(cut, example, network=type(model).__name__).values()))
     crop = (example.shape[2], example.shape[3])
     return pooled(cut, output, layer, pool, crop, prefix_tokens=prefix_tokens, unwrap=True)
 
@@ -154,8 +155,8 @@ def _pool_module(module: "nn.Module", kind: str, channel_axis: int, prefix_token
     return Pooled().eval()
 
 
-def run_outputs(extractor: "nn.Module", example: "torch.Tensor") -> "dict[str, object]":
-    """Run an extractor that returns a dict of outputs, one line for whatever goes wrong.
+def run_outputs(extractor: "nn.Module", example: "torch.Tensor", *, network: str) -> "dict[str, object]":
+    """Run an extractor made of `network` that returns a dict of outputs, one line for whatever goes wrong.
 
     Raises:
         BackboneError: the network does not run on the example.
@@ -167,7 +168,7 @@ def run_outputs(extractor: "nn.Module", example: "torch.Tensor") -> "dict[str, o
             outputs: dict[str, object] = extractor(example)
     except Exception as error:
         size = f"{example.shape[2]}x{example.shape[3]}"
-        raise BackboneError(f"this backbone does not run on {size} pictures: {one_line(error)}") from error
+        raise BackboneError(f"{network} does not run on {size} pictures: {one_line(error)}") from error
     return outputs
 
 

@@ -1,15 +1,12 @@
 """A name becomes a `Backbone`: found, given its weights, cut at its features, checked and measured."""
 
-import importlib
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tle.backbones import checkpoint
 from tle.backbones.backbone import Backbone, digest_files, digest_state
-from tle.errors import BackboneError, UsageError, one_line
+from tle.errors import BackboneError, UsageError
 from tle.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -92,7 +89,7 @@ def load_backbone(
     loaded = _load_module(name, weights, assumed=isinstance(overrides, PreprocessOverrides))
     preprocess = _preprocess(loaded.preprocess, overrides)
     module, where, kind, dim, notes = _cut(name, loaded, layer, pool, preprocess)
-    notes += _padding_note(loaded.preprocess, preprocess)
+    notes += _padding_note(preprocess, overrides)
     module.requires_grad_(requires_grad=False)
     return Backbone(
         name=name,
@@ -137,16 +134,26 @@ def _preprocess(base: Preprocess, overrides: PreprocessOverrides | Preprocess) -
     return overrides if isinstance(overrides, Preprocess) else overrides.apply(base)
 
 
-def _padding_note(base: Preprocess, preprocess: Preprocess) -> tuple[str, ...]:
-    """Say that an override makes the resized picture smaller than the crop."""
-    short, crop = preprocess.resize, preprocess.crop
-    if preprocess == base or not isinstance(short, int) or short >= min(crop):
+def _padding_note(preprocess: Preprocess, overrides: PreprocessOverrides | Preprocess) -> tuple[str, ...]:
+    """Say that a flag, and not the weights' own preprocessing, makes the resized picture smaller than the crop."""
+    if isinstance(overrides, Preprocess) or (overrides.resize is None and overrides.crop is None):
         return ()
-    return (f"pictures are resized to {short} and padded with black to {crop[0]}x{crop[1]}: was --crop {short} meant?",)
+    resize, crop = preprocess.resize, preprocess.crop
+    if isinstance(resize, int):
+        padded, resized = resize < max(crop), str(resize)
+    elif resize is not None:
+        padded, resized = resize[0] < crop[0] or resize[1] < crop[1], f"{resize[0]}x{resize[1]}"
+    else:
+        return ()
+    if not padded:
+        return ()
+    flag = "--crop" if overrides.crop is None else "--resize" if overrides.resize is None else "a larger --resize"
+    also = "" if flag == "a larger --resize" else " as well"
+    return (f"pictures are resized to {resized} and padded with black to {crop[0]}x{crop[1]}: give {flag}{also}",)
 
 
 def _load_module(name: str, weights: str, *, assumed: bool = True) -> "Loaded":
-    from tle.backbones import timm_models, torchvision_models
+    from tle.backbones import functions, timm_models, torchvision_models
 
     provider, _, model = name.partition("/")
     if provider == "torchvision" and model:
@@ -154,7 +161,7 @@ def _load_module(name: str, weights: str, *, assumed: bool = True) -> "Loaded":
     if provider == "timm" and model:
         return timm_models.load(model, weights)
     if ":" in name and "/" not in name:
-        return _load_function(name, weights, assumed=assumed)
+        return functions.load(name, weights, IMAGENET, assumed=assumed)
     hint = ""
     if name in torchvision_models.names():
         hint = f"; did you mean torchvision/{name}?"
@@ -177,12 +184,12 @@ def _cut(
                 "takes what enters it"
             )
         module, kind, dim = layers.cut_layer(loaded.model, layer, pool, example, prefix_tokens=loaded.prefix_tokens)
-        return module, layer, kind, dim, ()
+        return module, layer, kind, dim, _pool_note(layer, pool, kind)
     headless = loaded.cut is not None or name.startswith("timm/")  # then its output is the penultimate features
     if layer == OUTPUT and not headless:
         output = penultimate.run_module(loaded.model, example)
         module, kind, dim = layers.pooled(loaded.model, output, OUTPUT, pool, preprocess.crop)
-        return module, OUTPUT, kind, dim, ()
+        return module, OUTPUT, kind, dim, _pool_note(OUTPUT, pool, kind)
     if pool not in (None, "none"):
         raise UsageError(f"--pool {pool} goes with --layer NAME; the {PENULTIMATE} features are (B, D) already")
     if name.startswith("timm/"):
@@ -195,51 +202,11 @@ def _cut(
     return model, PENULTIMATE, "none", penultimate.feature_dim(model, example), ()
 
 
-def _load_function(name: str, weights: str, *, assumed: bool) -> "Loaded":
-    """`package.module:function`, called without arguments; the current folder is searched as by `python -m`."""
-    import torch
-    from torch import nn
-
-    from tle.backbones.torchvision_models import RANDOM_SEED, Loaded
-
-    module_name, _, attribute = name.partition(":")
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
-    try:
-        function: Callable[[], object] = getattr(importlib.import_module(module_name), attribute)
-        # Seeded apart from the caller's generator: a network with random weights is the same in every run.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(RANDOM_SEED)
-            model = function()
-    except Exception as error:
-        raise BackboneError(f"backbone {name!r} cannot be made: {one_line(error)}") from error
-    finally:
-        sys.path.remove(folder)
-    if not isinstance(model, nn.Module):
-        raise BackboneError(f"backbone {name!r} should return a torch.nn.Module, it returned {type(model).__name__}")
-    model.eval()
-    notes: tuple[str, ...] = ()
-    if assumed:
-        notes = ("preprocessing unknown: ImageNet's (256 -> 224) is used where no flag says otherwise",)
-    code = _source_files(function, model)
-    if not code:
-        notes += ("the source of this backbone cannot be found: a change of its code will not be noticed",)
-    if weights == "none":
-        raise UsageError(f"--weights none cannot be had for {name!r}: its function decides about its weights")
-    if checkpoint.is_file_reference(weights):
-        path = checkpoint.resolve(weights)
-        notes += checkpoint.fit_state(model, checkpoint.read_state(path), classifiers=(), origin=path.name)
-    elif weights != "DEFAULT":
-        raise UsageError(f"--weights for {name!r} takes a file, got {weights!r}")
-    recorded = weights if weights == "DEFAULT" else checkpoint.recorded_name(weights)
-    return Loaded(model=model, weights=recorded, preprocess=IMAGENET, notes=notes, cut=None, code=code)
-
-
-def _source_files(function: Callable[[], object], model: "nn.Module") -> tuple[Path, ...]:
-    """Files that define a backbone of the user's own: of its function and of its class, torch's left out."""
-    modules = {function.__module__, *(type(part).__module__ for part in model.modules())}
-    own = {sys.modules.get(name) for name in modules if name.split(".")[0] not in ("torch", "torchvision", "timm")}
-    return tuple(sorted({Path(file) for module in own if (file := getattr(module, "__file__", None))}))
+def _pool_note(layer: str, pool: str | None, kind: str) -> tuple[str, ...]:
+    """Say how tokens or a map become one vector, where nobody asked for it."""
+    if pool is not None or kind == "none":
+        return ()
+    return (f"{layer!r} is pooled by {kind}; --pool takes another way",)
 
 
 def _onnx_path(name: str) -> tuple[Path, str | None]:
@@ -255,7 +222,8 @@ def _load_onnx(
 
     path, tensor = _onnx_path(name)
     if weights != "DEFAULT":  # the file itself, where it was moved since its name was written down
-        if not checkpoint.is_file_reference(weights):
+        named = checkpoint.is_file_reference(weights) or weights.lower().endswith(".onnx")
+        if not named and not Path(weights).expanduser().is_file():
             raise UsageError(f"an ONNX file carries its weights; --weights can only name the file, got {weights!r}")
         path = Path(weights).expanduser()
     if layer == OUTPUT:
@@ -278,9 +246,12 @@ def _load_onnx(
         notes += (
             "the file does not say how to normalise: ImageNet's mean and std are used where no flag says otherwise",
         )
-    kind, dim = probe_features(graph, preprocess, pool)
-    if pool is None and kind != "none":
-        notes += (f"{graph.tensor!r} is pooled by {kind}; --pool takes another way",)
+    graph, kind, dim = probe_features(graph, preprocess, pool)
+    if graph.batch is not None:
+        notes += (
+            f"{path.name} fixes the batch at {graph.batch}: it is run on {graph.batch} at a time, which is slower",
+        )
+    notes += _pool_note(graph.tensor, pool, kind) + _padding_note(preprocess, overrides)
     return Backbone(
         name=f"onnx:{path.name}",
         weights=str(path.absolute()),

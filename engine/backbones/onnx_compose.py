@@ -3,6 +3,7 @@
 # B batch, H W height and width, D feature dim, T tokens, C channels
 """
 
+import dataclasses
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from tle.backbones.backbone import OnnxGraph
 from tle.backbones.layers import POOLS, channel_axis
-from tle.errors import BackboneError, UsageError, one_line
+from tle.errors import BackboneError, RuntimeChoiceError, UsageError, one_line
 from tle.ort import open_session
 from tle.preprocess import Preprocess
 
@@ -22,8 +23,8 @@ PIXELS, FEATURES = "tle_pixels", "tle_features"
 _MIN_OPSET = 7  # Mul and Add broadcast as numpy does from here on
 
 
-def probe_features(graph: OnnxGraph, preprocess: Preprocess, pool: str | None) -> tuple[str, int]:
-    """Run the graph once to learn the shape at its feature tensor.
+def probe_features(graph: OnnxGraph, preprocess: Preprocess, pool: str | None) -> tuple[OnnxGraph, str, int]:
+    """Run the graph to learn the shape at its feature tensor, and whether it really takes any batch.
 
     Args:
         graph: the ONNX graph.
@@ -31,20 +32,44 @@ def probe_features(graph: OnnxGraph, preprocess: Preprocess, pool: str | None) -
         pool: one of `POOLS`, or None to pick by the shape.
 
     Returns:
-        The pooling and the feature dimension D.
+        The graph, its batch fixed at 1 where it declares a free one and yet takes no other; the pooling; the feature
+        dimension D.
 
     Raises:
         BackboneError: the graph does not run, or the tensor cannot be pooled to (B, D).
     """
-    shape = _run_once(graph, preprocess, None)
-    if len(shape) not in (2, 3, 4) or shape[0] != (graph.batch or 1):
+    graph, shape = _probe_batch(graph, preprocess)
+    if len(shape) not in (2, 3, 4) or shape[0] != (graph.batch or 2):
         raise BackboneError(f"tensor {graph.tensor!r} has shape {shape}; features need (B, D), (B, T, D) or a 4-D map")
     kind = pool or {2: "none", 3: "avg", 4: "avg"}[len(shape)]
     if kind not in POOLS:
         raise UsageError(f"--pool takes {', '.join(POOLS)}, got {kind!r}")
     if (kind in ("cls", "cls+avg") and len(shape) != 3) or (kind in ("avg", "max") and len(shape) == 2):
         raise BackboneError(f"--pool {kind} does not fit tensor {graph.tensor!r} of shape {shape}")
-    return kind, _run_once(graph, preprocess, kind)[1]
+    return graph, kind, _run_once(graph, preprocess, kind)[1]
+
+
+def _probe_batch(graph: OnnxGraph, preprocess: Preprocess) -> tuple[OnnxGraph, tuple[int, ...]]:
+    """The graph as it can be run, and the shape at its feature tensor.
+
+    Exporters like to declare a free batch and leave the one they were run on in a Reshape inside: two pictures then fail
+    or come out as one row, while one at a time works.
+    """
+    if graph.batch is not None:
+        return graph, _run_once(graph, preprocess, None)
+    try:
+        shape = _run_once(graph, preprocess, None)
+        if shape and shape[0] == 2:
+            return graph, shape
+    except BackboneError:
+        single = dataclasses.replace(graph, batch=1)
+        try:
+            return single, _run_once(single, preprocess, None)
+        except BackboneError:
+            pass
+        raise  # not the batch's fault: the first failure tells most
+    single = dataclasses.replace(graph, batch=1)
+    return single, _run_once(single, preprocess, None)
 
 
 def write_pixel_graph(graph: OnnxGraph, preprocess: Preprocess, pool: str | None, path: Path) -> None:
@@ -171,16 +196,19 @@ def _channels(graph: OnnxGraph, preprocess: Preprocess, pool: str | None) -> int
 
 
 def _run_once(graph: OnnxGraph, preprocess: Preprocess, pool: str | None) -> tuple[int, ...]:
-    """Shape of the composed graph's output for one picture of noise."""
+    """Shape of the composed graph's output for noise: a fixed batch of it, or two pictures where the batch is free."""
     with tempfile.TemporaryDirectory(prefix="tle-onnx-") as folder:
         path = Path(folder) / "probe.onnx"
         write_pixel_graph(graph, preprocess, pool, path)
-        session = open_session(path)
-    noise = np.random.default_rng(0).integers(0, 256, (graph.batch or 1, *preprocess.crop, 3), np.uint8)
+        try:
+            session = open_session(path)
+        except RuntimeChoiceError as error:
+            raise BackboneError(f"{graph.path.name}: {error}") from error
+    noise = np.random.default_rng(0).integers(0, 256, (graph.batch or 2, *preprocess.crop, 3), np.uint8)
     try:
         features = session.run(None, {PIXELS: noise})[0]
     except Exception as error:
         raise BackboneError(
-            f"{graph.path.name} does not run on {preprocess.crop} pictures: {one_line(error)}"
+            f"{graph.path.name} does not run on {preprocess.crop[0]}x{preprocess.crop[1]} pictures: {one_line(error)}"
         ) from error
     return tuple(features.shape)

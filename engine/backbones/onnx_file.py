@@ -5,7 +5,6 @@ product or convolution found there is the classifier, and what enters it are the
 is taken. Either way the choice is reported.
 """
 
-import difflib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tle.backbones.backbone import OnnxGraph
 from tle.backbones.layers import Layer
 from tle.errors import BackboneError, one_line
+from tle.names import list_near_names
 
 if TYPE_CHECKING:
     import onnx
@@ -58,12 +58,9 @@ def load_graph(path: Path, tensor: str | None) -> tuple[OnnxGraph, tuple[int, in
         tensor, note = _penultimate(graph)
         notes = (note,)
     elif tensor not in known:
-        near = difflib.get_close_matches(tensor, known, n=3, cutoff=0.4)
         raise BackboneError(
-            f"{path.name} has no tensor {tensor!r}; near names: {', '.join(near) or 'none'}; `tle layers` lists all"
+            f"{path.name} has no tensor {tensor!r}{list_near_names(tensor, known)}; `tle layers` lists all"
         )
-    if batch is not None:
-        notes += (f"{path.name} fixes the batch at {batch}: it is run on {batch} at a time, which is slower",)
     return (
         OnnxGraph(path=path, input=name, layout=layout, input_dtype=dtype, tensor=tensor, batch=batch),
         size,
@@ -99,14 +96,26 @@ def weight_files(path: Path) -> list[Path]:
     """
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-    graph = read_model(path).graph
-    tensors = [*graph.initializer, *(a.t for node in graph.node for a in node.attribute if a.HasField("t"))]
+    model = read_model(path)
+    tensors = [tensor for part in (model.graph, *model.functions) for tensor in _constants(part)]
     names = sorted({ExternalDataInfo(tensor).location for tensor in tensors if uses_external_data(tensor)})
     folder = path.absolute().parent.resolve()
     for name in names:
         if not (folder / name).resolve().is_relative_to(folder) or not (folder / name).is_file():
             raise BackboneError(f"{path} keeps weights in {name!r}, which is not a file in its folder: bring it there")
     return [path, *(folder / name for name in names)]
+
+
+def _constants(graph: Any) -> "Iterator[onnx.TensorProto]":
+    """Every constant of a graph or function: initializers and attributes of nodes, of the graphs inside it too."""
+    yield from getattr(graph, "initializer", ())
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for inner in [attribute.g] if attribute.HasField("g") else [*attribute.graphs]:
+                yield from _constants(inner)
 
 
 def list_tensors(path: Path) -> list[Layer]:

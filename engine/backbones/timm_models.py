@@ -1,17 +1,16 @@
 """`timm/NAME`: any model of timm, its features as timm defines them (`forward_head(pre_logits=True)`)."""
 
-import difflib
 import logging
 import math
-import os
-import socket
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from tle.backbones import checkpoint
 from tle.backbones.efficientnet_lite import map_lite_keys, uses_lite_keys
+from tle.backbones.network import require_network
 from tle.backbones.torchvision_models import RANDOM_SEED, Loaded
 from tle.errors import BackboneError, MissingPackageError, one_line
+from tle.names import list_near_names
 from tle.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -39,10 +38,9 @@ def load(name: str, weights: str) -> Loaded:
     timm = _timm()
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=4, cutoff=0.4)
+        known = timm.list_models()
         raise BackboneError(
-            f"timm has no model {architecture!r}; near names: {', '.join(near) or 'none'} "
-            f"({len(timm.list_models())} in all)"
+            f"timm has no model {architecture!r}{list_near_names(architecture, known)} ({len(known)} in all)"
         )
     from_file = checkpoint.is_file_reference(weights)
     if not from_file and weights not in ("DEFAULT", "none"):
@@ -142,7 +140,7 @@ def _pretrained(timm: "ModuleType", full: str) -> "nn.Module":
 def _require_network(timm: "ModuleType", full: str, host: str) -> None:
     """Say at once that there is no network; the hub client would retry for most of a minute.
 
-    Weights already in the local cache need none, and behind a proxy the name need not resolve here.
+    Weights already in the local cache need none.
     """
     from huggingface_hub import try_to_load_from_cache
 
@@ -153,16 +151,8 @@ def _require_network(timm: "ModuleType", full: str, host: str) -> None:
     cached = any(
         isinstance(try_to_load_from_cache(repository, file), str) for file in ("model.safetensors", "pytorch_model.bin")
     )
-    proxied = any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"))
-    if cached or proxied:
-        return
-    try:
-        socket.getaddrinfo(host, 443)
-    except OSError as error:
-        raise BackboneError(
-            f"weights of timm/{full} are not here and cannot be downloaded ({error.strerror or error}); pass "
-            "--weights FILE or --weights none"
-        ) from error
+    if not cached:
+        require_network(host, f"weights of timm/{full}", "pass --weights FILE or --weights none")
 
 
 def _preprocess(timm: "ModuleType", model: "nn.Module") -> Preprocess:

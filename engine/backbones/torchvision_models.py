@@ -1,14 +1,16 @@
 """`torchvision/NAME`: the classification models of torchvision, with their own weights enums."""
 
-import difflib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from tle.backbones import checkpoint
+from tle.backbones.network import require_network
 from tle.backbones.penultimate import cut_classifier, probe_images
 from tle.errors import BackboneError, one_line
+from tle.names import list_near_names
 from tle.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -66,10 +68,9 @@ def load(name: str, weights: str) -> Loaded:
     import torchvision
 
     if name not in names():
-        near = difflib.get_close_matches(name, names(), n=4, cutoff=0.4)
+        known = names()
         raise BackboneError(
-            f"torchvision has no classification model {name!r}; near names: {', '.join(near) or 'none'} "
-            f"({len(names())} in all)"
+            f"torchvision has no classification model {name!r}{list_near_names(name, known)} ({len(known)} in all)"
         )
     enum = torchvision.models.get_model_weights(name)
     notes: tuple[str, ...] = ()
@@ -139,12 +140,15 @@ def _fetch(member: Any) -> None:
     import torch
 
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(member.url).name
+    advice = f"put the file at {file}, or pass --weights FILE or --weights none"
+    if not file.is_file():  # torch hub would announce its download before it fails
+        require_network(urlsplit(member.url).hostname or "", f"weights {member.name}", advice)
     try:
         member.get_state_dict(progress=sys.stderr.isatty(), check_hash=True, weights_only=True, map_location="cpu")
     except OSError as error:
         raise BackboneError(
-            f"weights {member.name} could not be downloaded ({getattr(error, 'reason', error)}); without a network put "
-            f"the file at {file}, or pass --weights FILE or --weights none"
+            f"weights {member.name} could not be downloaded ({getattr(error, 'reason', error)}); without a network "
+            f"{advice}"
         ) from error
     except Exception as error:
         raise BackboneError(

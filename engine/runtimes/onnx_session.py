@@ -19,12 +19,11 @@ if TYPE_CHECKING:
 class OnnxSession:
     """Runs a backbone in ONNX Runtime; see `Runtime`. Safe to call from several threads."""
 
-    def __init__(self, backbone: "Backbone", *, threads: int | None = None) -> None:
+    def __init__(self, backbone: "Backbone") -> None:
         """Export or compose the graph and open a session on it.
 
         Args:
             backbone: any backbone.
-            threads: intra-op threads; None takes all cores this process may use.
 
         Raises:
             RuntimeChoiceError: the network cannot be exported, or the session refuses the graph.
@@ -37,7 +36,7 @@ class OnnxSession:
                 write_pixel_graph(backbone.onnx, backbone.preprocess, backbone.pool, path)
             else:
                 export_onnx(backbone, path)
-            self._session = open_session(path, threads=threads)
+            self._session = open_session(path)
         self._batch = backbone.onnx.batch if backbone.onnx is not None else None
         self._input: str = self._session.get_inputs()[0].name
         import onnxruntime

@@ -30,17 +30,19 @@ class Runtime(Protocol):
 
         Returns:
             float32 (B, D).
+
+        Raises:
+            RuntimeChoiceError: the backbone does not run on this batch.
         """
         ...
 
 
-def open_runtime(backbone: "Backbone", name: str | None = None, *, threads: int | None = None) -> Runtime:
+def open_runtime(backbone: "Backbone", name: str | None = None) -> Runtime:
     """Make a runtime for `backbone`.
 
     Args:
         backbone: what to run.
         name: "torch" or "onnxruntime"; None takes the one that the backbone was made for.
-        threads: cores for one call; None takes all that this process may use.
 
     Returns:
         The runtime, ready to be called from one thread at a time.
@@ -52,9 +54,9 @@ def open_runtime(backbone: "Backbone", name: str | None = None, *, threads: int 
     if name == "torch":
         from tle.runtimes.torch_eager import TorchRuntime
 
-        return TorchRuntime(backbone, threads=threads)
+        return TorchRuntime(backbone)
     if name == "onnxruntime":
         from tle.runtimes.onnx_session import OnnxSession
 
-        return OnnxSession(backbone, threads=threads)
+        return OnnxSession(backbone)
     raise RuntimeChoiceError(f"--runtime takes {' or '.join(RUNTIMES)}, got {name!r}")

@@ -14,20 +14,17 @@ if TYPE_CHECKING:
 class TorchRuntime:
     """Runs a backbone's module on the CPU; see `Runtime`."""
 
-    def __init__(self, backbone: "Backbone", *, threads: int | None = None) -> None:
+    def __init__(self, backbone: "Backbone") -> None:
         """Prepare the module.
 
         Args:
             backbone: a backbone with a torch module.
-            threads: intra-op threads of this process from now on; None leaves torch's setting.
 
         Raises:
             RuntimeChoiceError: the backbone is an ONNX graph.
         """
         import torch
 
-        if threads is not None:
-            torch.set_num_threads(threads)
         # channels_last is how the pixels arrive, so no layout change is left in the graph.
         self._graph = pixel_graph(backbone).to(memory_format=torch.channels_last)
         self.description = f"torch {torch.__version__}, eager, float32, cpu"

@@ -94,3 +94,9 @@ def test_a_network_that_cannot_be_traced_is_one_line():
     with pytest.raises(BackboneError, match="cannot be traced") as caught:
         list_layers(Branching(), probe_images((8, 8)))
     assert "\n" not in str(caught.value)
+
+
+def test_a_size_that_does_not_run_names_the_network():
+    vit = torchvision.models.vit_b_32(weights=None).eval()
+    with pytest.raises(BackboneError, match="VisionTransformer does not run on 64x64"):
+        list_layers(vit, probe_images((64, 64)))

@@ -33,13 +33,6 @@ def test_preprocessing_comes_from_the_weights():
     assert list(preprocess.mean) == expected.mean
 
 
-def test_lite0_takes_its_published_preprocessing(lite):
-    assert (lite.dim, lite.preprocess.resize, lite.preprocess.crop) == (1280, 256, (224, 224))
-    assert lite.preprocess.interpolation == "bicubic"
-    assert lite.preprocess.mean == lite.preprocess.std == (0.5, 0.5, 0.5)
-    assert any("classifier.bias" in note for note in lite.notes)
-
-
 def test_every_override_is_taken_and_nothing_else_changes(lite):
     overrides = PreprocessOverrides(crop=96, resize=96, mean=(0.1, 0.2, 0.3), interpolation="bilinear", channels="bgr")
     changed = overrides.apply(lite.preprocess)
@@ -91,44 +84,6 @@ def test_unknown_names_are_one_line_that_helps(name, weights, message):
     assert "\n" not in str(caught.value)
 
 
-def test_weights_without_a_network_say_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path), raising=False)
-    torch.hub.set_dir(str(tmp_path))
-    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")  # nothing listens there: no network, whatever the machine
-    with pytest.raises(BackboneError, match=r"could not be downloaded .*resnet18-f37072fd\.pth"):
-        load_backbone("torchvision/resnet18")
-
-
-def test_a_damaged_file_in_the_hub_folder_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path), raising=False)
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "resnet18-f37072fd.pth").write_bytes(b"half a file")
-    with pytest.raises(BackboneError, match=r"resnet18-f37072fd\.pth is damaged"):
-        load_backbone("torchvision/resnet18")
-
-
-def test_a_function_of_the_current_folder_is_a_backbone(tmp_path, monkeypatch):
-    (tmp_path / "mynets.py").write_text(
-        "from torch import nn\n"
-        "def make():\n"
-        "    return nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 4))\n"
-        "def encoder():\n"
-        "    return nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())\n"
-        "def nothing():\n"
-        "    return 3\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    backbone = load_backbone("mynets:make")
-    assert backbone.dim == 6
-    assert any("what enters '4'" in note for note in backbone.notes)
-    assert any("preprocessing unknown" in note for note in backbone.notes)
-    assert load_backbone("mynets:encoder", layer="output").dim == 12
-    with pytest.raises(BackboneError, match="returned int"):
-        load_backbone("mynets:nothing")
-    with pytest.raises(UsageError, match="none"):
-        load_backbone("mynets:make", weights="none")
-
-
 def test_a_layer_changes_the_identity_and_the_classifier_is_no_layer():
     whole = load_backbone("torchvision/resnet18", weights="none")
     cut = load_backbone("torchvision/resnet18", weights="none", layer="layer2", pool="avg")
@@ -145,28 +100,6 @@ def test_layers_are_listed_without_weights():
     assert "layer4" not in names  # a module is taken by its last node ...
     assert "layer4.1.relu_1" in names  # ... which is listed
     assert any(name.startswith("blocks.6") for name in (x.name for x in list_layers("timm/tf_efficientnet_lite0")))
-
-
-def test_changed_code_is_another_backbone(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    code = "from torch import nn\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(12288, 4), nn.Linear(4, 2))\n"
-    digests = []
-    for number, text in enumerate((code, code, code.replace("Flatten()", "Flatten(1)"))):
-        (tmp_path / f"net{number}.py").write_text(text)
-        overrides = PreprocessOverrides(crop=64)
-        digests.append(load_backbone(f"net{number}:make", overrides=overrides).weights_digest)
-    assert digests[0] == digests[1] != digests[2]
-
-
-@pytest.mark.parametrize("body", ["raise RuntimeError('boom')", "return undefined", "import nowhere_at_all"])
-def test_a_function_that_fails_is_one_line(tmp_path, monkeypatch, body):
-    monkeypatch.chdir(tmp_path)
-    name = f"bad{abs(hash(body))}"
-    (tmp_path / f"{name}.py").write_text(f"def make():\n    {body}\nvalue = 3\n")
-    for attribute in ("make", "value"):
-        with pytest.raises(BackboneError, match="cannot be made") as caught:
-            load_backbone(f"{name}:{attribute}")
-        assert "\n" not in str(caught.value)
 
 
 def test_the_output_of_a_network_of_ones_own_can_be_loaded_again(tmp_path, monkeypatch):
@@ -197,9 +130,30 @@ def test_the_classifier_is_not_listed_as_a_layer():
     assert "fc" not in [layer.name for layer in list_layers("torchvision/resnet18", crop=64)]
 
 
-def test_damaged_weights_are_called_damaged(tmp_path):
-    state = torchvision.models.resnet18(weights=None).state_dict()
-    state["conv1.weight"] = state["conv1.weight"] * torch.nan
-    torch.save(state, tmp_path / "nan.pth")
-    with pytest.raises(BackboneError, match="not finite"):
-        load_backbone("torchvision/resnet18", weights=str(tmp_path / "nan.pth"))
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        ({"resize": 64}, "give --crop as well"),
+        ({"crop": 320}, "give --resize as well"),
+        ({"resize": (300, 200)}, "give --crop as well"),
+        ({"resize": 64, "crop": 96}, "give a larger --resize"),
+    ],
+)
+def test_black_borders_are_said_with_the_flag_that_helps(changes, advice):
+    from tle.backbones.load import IMAGENET, _padding_note
+
+    overrides = PreprocessOverrides(**changes)
+    preprocess = overrides.apply(IMAGENET)
+    assert advice in _padding_note(preprocess, overrides)[0]
+    assert _padding_note(preprocess, preprocess) == (), "it was said at the extraction"
+    fine = PreprocessOverrides(resize="none", channels="bgr")
+    assert _padding_note(fine.apply(IMAGENET), fine) == ()
+
+
+def test_a_pooling_that_nobody_asked_for_is_said():
+    small = PreprocessOverrides(resize=40, crop=32)
+    chosen = load_backbone("torchvision/resnet18", weights="none", layer="layer2", overrides=small)
+    asked = load_backbone("torchvision/resnet18", weights="none", layer="layer2", pool="avg", overrides=small)
+    assert any("'layer2' is pooled by avg" in note for note in chosen.notes)
+    assert not any("pooled" in note for note in asked.notes)
+    assert chosen.spec() == asked.spec()

@@ -233,14 +233,36 @@ def test_tokens_are_pooled_over_all_of_them_and_it_is_said(tmp_path):
     np.testing.assert_allclose(open_runtime(first)(pixels), pixels[:, 0].mean(1), rtol=1e-4)
 
 
-def test_a_batch_that_the_graph_cannot_take_is_one_line(tmp_path):
-    path = tmp_path / "fixed.onnx"
-    nodes = [helper.make_node("Reshape", ["image", "shape"], ["out"])]
-    simple_graph(path, nodes, TensorProto.FLOAT, ["b", 3, SIZE, SIZE])
-    model = onnx.load(path)
-    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 3 * SIZE * SIZE], np.int64), "shape"))
-    onnx.save(model, path)
-    runtime = open_runtime(load_backbone(f"onnx:{path}"))
-    with pytest.raises(RuntimeChoiceError, match="batch of 2") as caught:
-        runtime(np.zeros((2, SIZE, SIZE, 3), np.uint8))
-    assert "\n" not in str(caught.value)
+def test_a_file_of_any_name_is_found_from_its_own_folder(tmp_path, monkeypatch):
+    for name in ("net.onnx", "NET.ONNX", "weights.model"):
+        write(tmp_path / name)
+        monkeypatch.chdir(tmp_path)
+        assert load_backbone("onnx:moved.onnx", weights=name).dim == 8
+
+
+def test_constants_of_nodes_in_side_files_count_and_none_lies_elsewhere(tmp_path):
+    constant = numpy_helper.from_array(np.ones((3, 4), np.float32), "c")
+    nodes = [
+        helper.make_node("ReduceMean", ["image"], ["mean"], axes=[2, 3], keepdims=0),
+        helper.make_node("Constant", [], ["c"], value=constant),
+        helper.make_node("MatMul", ["mean", "c"], ["out"]),
+    ]
+    simple_graph(tmp_path / "whole.onnx", nodes, TensorProto.FLOAT, ["b", 3, SIZE, SIZE])
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "net.onnx"
+    model = onnx.load(tmp_path / "whole.onnx")
+    onnx.save(model, path, save_as_external_data=True, location="net.data", size_threshold=0, convert_attribute=True)
+    before = load_backbone(f"onnx:{path}", layer="output").weights_digest
+    data = tmp_path / "in" / "net.data"
+    data.write_bytes(bytes(len(data.read_bytes())))
+    assert load_backbone(f"onnx:{path}", layer="output").weights_digest != before
+    data.rename(tmp_path / "net.data")
+    data.symlink_to(tmp_path / "net.data")
+    with pytest.raises(BackboneError, match=r"net\.data"):
+        load_backbone(f"onnx:{path}", layer="output")
+
+
+def test_the_crop_of_a_file_is_not_for_the_list_of_its_layers(tmp_path):
+    write(tmp_path / "net.onnx")
+    with pytest.raises(UsageError, match="--crop"):
+        list_layers(f"onnx:{tmp_path / 'net.onnx'}", crop=99)
