@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 import tle
-from tle.cli.output import Json, print_json, print_notes, print_table
+from tle.cli.output import Json, print_json, print_table
+from tle.progress import tell
 
 
 def evaluate(
@@ -36,7 +37,7 @@ def evaluate(
         overwrite: Replace an existing JSON file.
     """
     result = tle.evaluate(head, cache, split=split, splits=splits, seed=seed, output=output, overwrite=overwrite)
-    print_notes(result.notes)
+    tell(result.notes, shown=True)
     if json:
         print_json(result.to_dict())
         return

@@ -6,7 +6,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 import tle
-from tle.cli.output import Json, Output, print_json, print_notes
+from tle.cli.output import Json, Output, print_json
+from tle.progress import tell
 
 
 def fit_head(
@@ -47,7 +48,7 @@ def fit_head(
         splits=splits,
         overwrite=overwrite,
     )
-    print_notes(result.notes)
+    tell(result.notes, shown=True)
     if json:
         print_json(result.to_dict())
         return

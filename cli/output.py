@@ -1,8 +1,7 @@
-"""Printing, the same for every command: notes to standard error, results to standard output, JSON on request."""
+"""Printing results, the same for every command: for people, or as JSON on request."""
 
 import json
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,12 +10,6 @@ from cyclopts import Parameter
 
 Json = Annotated[bool, Parameter(name="--json", help="Print the result as JSON.")]
 Output = Annotated[Path, Parameter(name=["--output", "-o"])]
-
-
-def print_notes(notes: Iterable[str]) -> None:
-    """Facts that the user has to be told, apart from the result."""
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
 
 
 def print_json(result: object) -> None:
