@@ -2,11 +2,10 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Literal
-
-from cyclopts import Parameter
+from typing import Literal
 
 import tle
+from tle.cli.execution import ExecutionFlags
 from tle.cli.output import Json, Output, print_json
 from tle.cli.sizes import parse_size
 
@@ -27,11 +26,8 @@ def extract(
     std: tuple[float, float, float] | None = None,
     channels: Literal["rgb", "bgr"] | None = None,
     target: Literal["class", "multilabel", "regression"] | None = None,
-    runtime: Literal["torch", "onnxruntime"] | None = None,
-    batch_size: Annotated[int, Parameter(name=["--batch-size", "-b"])] = 32,
-    workers: Annotated[int | None, Parameter(name=["--workers", "-j"])] = None,
+    execution: ExecutionFlags = ExecutionFlags(),  # noqa: B008 - frozen
     dtype: Literal["float32", "float16"] = "float32",
-    max_pixels: int = 178_956_970,
     strict: bool = False,
     overwrite: bool = False,
     json: Json = False,
@@ -57,11 +53,7 @@ def extract(
         std: Standard deviation of each channel, pixels counted from 0 to 1; by default that of the weights.
         channels: Order of the channels that the backbone takes.
         target: What the labels are; by default seen from them.
-        runtime: What executes the backbone; by default torch, and onnxruntime for ONNX files.
-        batch_size: Pictures a call of the backbone.
-        workers: Decoding threads; by default one a core.
         dtype: Storage type of the features.
-        max_pixels: Pictures with more pixels are recorded as failed, without being decoded.
         strict: Stop at the first bad picture instead of recording it.
         overwrite: Replace an existing cache.
     """
@@ -81,11 +73,8 @@ def extract(
             channels=channels,
         ),
         target=target,
-        runtime=runtime,
-        batch_size=batch_size,
-        workers=workers,
+        execution=execution.options(),
         dtype=dtype,
-        max_pixels=max_pixels,
         strict=strict,
         overwrite=overwrite,
         progress=True,

@@ -17,6 +17,7 @@ COMMANDS = {
     "fit-head": "Fit a classifier on a cache, in seconds.",
     "evaluate": "Measure a head on a cache that it has not seen.",
     "predict": "Classify new pictures.",
+    "bench": "Say how fast extraction is here, and what holds it back.",
     "inspect": "Show what a cache or a head holds and where it came from.",
     "layers": "List the layers of a backbone where features can be taken.",
     "doctor": "Show what this machine has, and what is missing.",

@@ -1,12 +1,15 @@
 """Printing results, the same for every command: for people, or as JSON on request."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
+
+_NUMBER = re.compile(r"[-+]?[\d.,]+%?|-|")
 
 Json = Annotated[bool, Parameter(name="--json", help="Print the result as JSON.")]
 Output = Annotated[Path, Parameter(name=["--output", "-o"])]
@@ -19,13 +22,16 @@ def print_json(result: object) -> None:
 
 
 def print_table(rows: Sequence[Sequence[str]], *, header: Sequence[str] = ()) -> None:
-    """Columns as wide as their content; numbers (what looks like them) to the right."""
+    """Columns as wide as their content; those of numbers alone to the right."""
     table = [list(header), *map(list, rows)] if header else list(map(list, rows))
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))] if table else []
+    if not rows:
+        return
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    numeric = [all(map(_NUMBER.fullmatch, column)) for column in zip(*rows, strict=True)]
     for row in table:
         cells = [
-            cell.rjust(width) if cell[:1].isdigit() else cell.ljust(width)
-            for cell, width in zip(row, widths, strict=True)
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
         ]
         print("  ".join(cells).rstrip())
 

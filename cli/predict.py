@@ -1,11 +1,9 @@
 """`tle predict`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
-
-from cyclopts import Parameter
 
 import tle
+from tle.cli.execution import ExecutionFlags
 from tle.cli.output import Json, Output, print_json
 
 
@@ -17,10 +15,7 @@ def predict(
     output: Output,
     top_k: int = 3,
     weights: str | None = None,
-    runtime: Literal["torch", "onnxruntime"] | None = None,
-    batch_size: Annotated[int, Parameter(name=["--batch-size", "-b"])] = 32,
-    workers: Annotated[int | None, Parameter(name=["--workers", "-j"])] = None,
-    max_pixels: int = 178_956_970,
+    execution: ExecutionFlags = ExecutionFlags(),  # noqa: B008 - frozen
     strict: bool = False,
     overwrite: bool = False,
     json: Json = False,
@@ -35,10 +30,6 @@ def predict(
         output: The file to write, NAME.csv or NAME.parquet.
         top_k: Classes a picture, the likeliest first.
         weights: Where the backbone's weights are now, if not where they were; their digest has to be the same.
-        runtime: What executes the backbone; by default torch, and onnxruntime for ONNX files.
-        batch_size: Pictures a call of the backbone.
-        workers: Decoding threads; by default one a core.
-        max_pixels: Pictures with more pixels are recorded as failed, without being decoded.
         strict: Stop at the first bad picture instead of recording it.
         overwrite: Replace an existing file.
     """
@@ -48,10 +39,7 @@ def predict(
         output,
         top_k=top_k,
         weights=weights,
-        runtime=runtime,
-        batch_size=batch_size,
-        workers=workers,
-        max_pixels=max_pixels,
+        execution=execution.options(),
         strict=strict,
         overwrite=overwrite,
         progress=True,

@@ -17,10 +17,12 @@ from tle.errors import TleError
 
 if TYPE_CHECKING:
     from tle.backbones.load import PreprocessOverrides, list_layers, load_backbone
+    from tle.benchmark import BenchResult, bench
     from tle.cache import Cache, open_cache
     from tle.classifier import Classifier, load_classifier
     from tle.doctor import Finding, examine
     from tle.evaluation import Evaluation, evaluate
+    from tle.execution import Execution
     from tle.extraction import ExtractResult, extract
     from tle.heads.fit import FitResult, fit_head
     from tle.heads.head import Head, load_head
@@ -28,9 +30,11 @@ if TYPE_CHECKING:
     from tle.sources import Source, open_source
 
 _HOMES = {
+    "BenchResult": "tle.benchmark",
     "Cache": "tle.cache",
     "Classifier": "tle.classifier",
     "Evaluation": "tle.evaluation",
+    "Execution": "tle.execution",
     "ExtractResult": "tle.extraction",
     "Finding": "tle.doctor",
     "FitResult": "tle.heads.fit",
@@ -38,6 +42,7 @@ _HOMES = {
     "PredictResult": "tle.prediction",
     "PreprocessOverrides": "tle.backbones.load",
     "Source": "tle.sources",
+    "bench": "tle.benchmark",
     "evaluate": "tle.evaluation",
     "examine": "tle.doctor",
     "extract": "tle.extraction",
@@ -52,9 +57,11 @@ _HOMES = {
 }
 
 __all__ = [
+    "BenchResult",
     "Cache",
     "Classifier",
     "Evaluation",
+    "Execution",
     "ExtractResult",
     "Finding",
     "FitResult",
@@ -63,6 +70,7 @@ __all__ = [
     "PreprocessOverrides",
     "Source",
     "TleError",
+    "bench",
     "evaluate",
     "examine",
     "extract",

@@ -42,7 +42,8 @@ LABEL_DTYPES: dict[Target, type[np.generic]] = {
 def fingerprint(spec: Mapping[str, Any]) -> str:
     """Identity of the features that `spec` describes.
 
-    Where the weights came from (`backbone.weights`, the name of an ONNX file) is left out: their digest says what they are.
+    Where the weights came from (`backbone.weights`, the name of an ONNX file) is left out: their digest says what they
+    are. So is the precision: features that passed the comparison with float32 are the same for what is done with them.
 
     Args:
         spec: JSON-able description with the keys `backbone`, `preprocess`, `decoder` and `precision`.
@@ -53,7 +54,8 @@ def fingerprint(spec: Mapping[str, Any]) -> str:
     backbone = {key: value for key, value in spec["backbone"].items() if key != "weights"}
     if str(backbone.get("name")).startswith("onnx:"):
         backbone["name"] = "onnx"
-    canonical = json.dumps({**spec, "backbone": backbone}, sort_keys=True, separators=(",", ":"))
+    identity = {key: value for key, value in spec.items() if key != "precision"} | {"backbone": backbone}
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
 

@@ -3,7 +3,7 @@
 # G good pictures of a batch, C classes
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,15 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tle.errors import FingerprintError, UsageError
-from tle.images import DECODER, DEFAULT_MAX_PIXELS
-from tle.pipeline import DEFAULT_BATCH_SIZE, Failure, run
+from tle.execution import Execution
+from tle.images import DECODERS, GPU_DECODER
+from tle.pipeline import Decoding, Failure, run
 from tle.preprocess import Preprocess
 from tle.sources import Source, open_source
 
 if TYPE_CHECKING:
     from tle.backbones.backbone import Backbone
     from tle.heads.head import Head
-    from tle.runtimes.runtime import Runtime
+    from tle.tuning.choice import Choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +47,29 @@ class Classifier:
         backbone: the backbone, its weights checked against those of the fit.
     """
 
-    def __init__(self, head: "Head", backbone: "Backbone", runtime: "Runtime") -> None:
-        """Join the three; use `load_classifier`."""
+    def __init__(self, head: "Head", backbone: "Backbone", execution: Execution) -> None:
+        """Join the two; use `load_classifier`."""
         self.head = head
         self.backbone = backbone
-        self._runtime = runtime
+        self._execution = execution
 
-    def predict(
-        self,
-        images: str | Path | Source,
-        *,
-        batch_size: int = DEFAULT_BATCH_SIZE,
-        workers: int | None = None,
-        max_pixels: int = DEFAULT_MAX_PIXELS,
-    ) -> Iterator[Predictions]:
+    def choose(self, source: Source, *, say: Callable[[str], None] = lambda _: None) -> "Choice":
+        """How the backbone is best run over `source`: see `tle.tuning.choice.choose`.
+
+        Args:
+            source: the pictures.
+            say: told what is being done, a line at a time.
+        """
+        from tle.tuning.choice import choose
+
+        return choose(self.backbone, source, self._execution, decoder=str(self.head.spec["decoder"]), say=say)
+
+    def predict(self, images: str | Path | Source, choice: "Choice | None" = None) -> Iterator[Predictions]:
         """Classify every picture of a source, batch by batch, in order; memory is flat.
 
         Args:
             images: a folder, a manifest, or an opened source.
-            batch_size: pictures a call of the backbone.
-            workers: decoding threads; None takes one a core.
-            max_pixels: pictures with more pixels are reported as failed.
+            choice: what `choose` gave for this source; None chooses now.
 
         Yields:
             Predictions that cover every row exactly once.
@@ -75,13 +78,17 @@ class Classifier:
             SourceError: the folder or manifest cannot be used.
         """
         source = images if isinstance(images, Source) else open_source(images)
+        choice = choice or self.choose(source)
+        decoding = Decoding(
+            preprocess=self.backbone.preprocess, decoder=choice.decoder, max_pixels=self._execution.max_pixels
+        )
         batches = run(
             source,
-            self.backbone.preprocess,
-            self._runtime,
-            batch_size=batch_size,
-            workers=workers,
-            max_pixels=max_pixels,
+            choice.runtime,
+            decoding,
+            batch_size=choice.plan.batch_size,
+            dim=self.backbone.dim,
+            workers=self._execution.threads,
         )
         for batch in batches:
             features = batch.features if len(batch.indices) else np.zeros((0, self.head.dim), np.float32)
@@ -89,13 +96,13 @@ class Classifier:
             yield Predictions(batch.indices, scores, batch.failures)
 
 
-def load_classifier(path: str | Path, *, weights: str | None = None, runtime: str | None = None) -> Classifier:
+def load_classifier(path: str | Path, *, weights: str | None = None, execution: Execution | None = None) -> Classifier:
     """Load a head and the backbone that it names.
 
     Args:
         path: a head written by `tle.fit_head`.
         weights: where the backbone's weights are now; None looks where they were at the time of the extraction.
-        runtime: "torch" or "onnxruntime"; None takes the one that the backbone was made for.
+        execution: how to run the backbone; None leaves all of it to measurement.
 
     Returns:
         The classifier.
@@ -109,16 +116,15 @@ def load_classifier(path: str | Path, *, weights: str | None = None, runtime: st
     """
     from tle.backbones.load import load_backbone
     from tle.heads.head import load_head
-    from tle.runtimes.runtime import open_runtime
 
     head = load_head(path)
     recorded = head.spec.get("backbone")
     if not recorded or "name" not in recorded:
         raise UsageError(f"{path} does not say which backbone made its features: fit it on a cache of tle extract")
-    if head.spec.get("decoder") != DECODER:
+    if head.spec.get("decoder") not in (*DECODERS, GPU_DECODER):
         raise FingerprintError(
-            f"{path} was fitted on pictures decoded by {head.spec.get('decoder')!r}, this version of tle uses {DECODER!r}: "
-            "extract and fit again"
+            f"{path} was fitted on pictures decoded by {head.spec.get('decoder')!r}, this version of tle has "
+            f"{' and '.join(map(repr, DECODERS))}: extract and fit again"
         )
     backbone = load_backbone(
         recorded["name"],
@@ -132,4 +138,4 @@ def load_classifier(path: str | Path, *, weights: str | None = None, runtime: st
             f"{path} was fitted on weights with digest {recorded['weights_digest']}, {weights or recorded['weights']} of "
             f"{recorded['name']} has {backbone.weights_digest}: pass --weights with the file that was used"
         )
-    return Classifier(head, backbone, open_runtime(backbone, runtime))
+    return Classifier(head, backbone, execution or Execution())

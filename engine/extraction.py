@@ -12,16 +12,18 @@ from tle.cache import Cache, open_cache
 from tle.cache_writer import CacheWriter
 from tle.enums import Target
 from tle.errors import AllImagesFailedError, ImageError, UsageError
+from tle.execution import Execution
 from tle.files import check_output
 from tle.identity import complete_cache, feature_spec
-from tle.images import DEFAULT_MAX_PIXELS, decoder_versions
-from tle.pipeline import DEFAULT_BATCH_SIZE, check_options, run
+from tle.images import decoder_versions
+from tle.pipeline import Decoding, run
 from tle.progress import tell, track
 from tle.sources import Source, open_source
 
 if TYPE_CHECKING:
     from tle.backbones.backbone import Backbone
     from tle.backbones.load import PreprocessOverrides
+    from tle.tuning.choice import Choice
 
 DTYPES = ("float32", "float16")
 
@@ -40,6 +42,11 @@ class ExtractResult:
         already_done: the cache was there, complete and of the same identity: nothing was extracted.
         backbone: name of the backbone.
         runtime: what executed it.
+        precision: what it was computed in.
+        batch_size: pictures a call; 0 where there was nothing to do.
+        tuning_s: seconds spent on choosing the runtime and comparing it with the reference, before the clock started.
+        parity: how near the features are to the float32 reference on a sample (`tle.tuning.parity.Parity`); empty where
+            they are the reference.
         notes: one-line facts that the user has to be told.
     """
 
@@ -52,6 +59,10 @@ class ExtractResult:
     already_done: bool
     backbone: str
     runtime: str
+    precision: str
+    batch_size: int
+    tuning_s: float
+    parity: dict[str, Any]
     notes: tuple[str, ...]
 
 
@@ -65,11 +76,8 @@ def extract(
     pool: str | None = None,
     overrides: "PreprocessOverrides | None" = None,
     target: str | None = None,
-    runtime: str | None = None,
-    batch_size: int = DEFAULT_BATCH_SIZE,
-    workers: int | None = None,
+    execution: Execution | None = None,
     dtype: str = "float32",
-    max_pixels: int = DEFAULT_MAX_PIXELS,
     strict: bool = False,
     overwrite: bool = False,
     progress: bool = False,
@@ -85,11 +93,8 @@ def extract(
         pool: how a layer's output becomes (B, D): avg, max, cls, cls+avg or none.
         overrides: deviations from the preprocessing that the weights ask for.
         target: "class", "multilabel" or "regression"; None sees it from the labels.
-        runtime: "torch" or "onnxruntime"; None takes the one that the backbone was made for.
-        batch_size: pictures a call of the runtime.
-        workers: decoding threads; None takes one a core.
+        execution: runtime, precision, batch size, decoding; None leaves all of it to measurement.
         dtype: storage type, "float32" or "float16".
-        max_pixels: pictures with more pixels are recorded as failed.
         strict: stop at the first bad picture instead of recording it.
         overwrite: replace an existing cache.
         progress: show progress on standard error.
@@ -102,10 +107,9 @@ def extract(
         AllImagesFailedError: not one picture could be read; the cache with the reasons is written all the same.
     """
     from tle.backbones.load import load_backbone
-    from tle.runtimes.runtime import open_runtime
+    from tle.tuning.choice import choose
 
-    path = Path(output)
-    check_options(batch_size, workers, max_pixels)
+    path, execution = Path(output), execution or Execution()
     if dtype not in DTYPES:
         raise UsageError(f"--dtype takes {' or '.join(DTYPES)}, got {dtype!r}")
     check_output(path, overwrite=overwrite or path.is_file(), inputs=[images])
@@ -113,12 +117,20 @@ def extract(
     tell(source.notes, shown=progress)
     loaded = load_backbone(backbone, weights=weights, layer=layer, pool=pool, overrides=overrides)
     tell(loaded.notes, shown=progress)
-    spec = feature_spec(loaded)
     notes = source.notes + loaded.notes
     if path.is_file() and not overwrite:
-        cache = complete_cache(path, spec, dtype, source, max_pixels=max_pixels, progress=progress)
-        return _result(cache, loaded, elapsed_s=0.0, already_done=True, strict=strict, notes=notes)
-    executor = open_runtime(loaded, runtime)
+        cache = complete_cache(path, loaded, dtype, source, execution, progress=progress)
+        return _result(cache, loaded, None, elapsed_s=0.0, strict=strict, notes=notes)
+    choice = choose(
+        loaded,
+        source,
+        execution,
+        decoder=execution.decoder,
+        say=lambda line: tell([line], shown=progress),
+    )
+    tell([*choice.notes, choice.describe()], shown=progress)
+    notes += choice.notes
+    decoding = Decoding(preprocess=loaded.preprocess, decoder=choice.decoder, max_pixels=execution.max_pixels)
     started = time.monotonic()
     writer = CacheWriter(
         path,
@@ -129,12 +141,17 @@ def extract(
         target=source.target,
         dim=loaded.dim,
         dtype=dtype,
-        spec=spec,
-        run=_run_record(executor.description, source, notes, max_pixels),
+        spec=feature_spec(loaded, decoder=choice.decoder, precision=choice.plan.precision),
+        run=choice.record() | _run_record(source, notes, execution.max_pixels),
     )
     with writer, track(len(source), "extracting", shown=progress) as counter:
         batches = run(
-            source, loaded.preprocess, executor, batch_size=batch_size, workers=workers, max_pixels=max_pixels
+            source,
+            choice.runtime,
+            decoding,
+            batch_size=choice.plan.batch_size,
+            dim=loaded.dim,
+            workers=execution.threads,
         )
         for batch in batches:
             for failure in batch.failures:
@@ -145,15 +162,17 @@ def extract(
             counter.advance(len(batch.indices) + len(batch.failures), len(batch.failures))
         writer.finish(replace=overwrite)
     elapsed_s = time.monotonic() - started
-    return _result(open_cache(path), loaded, elapsed_s=elapsed_s, already_done=False, strict=strict, notes=notes)
+    return _result(open_cache(path), loaded, choice, elapsed_s=elapsed_s, strict=strict, notes=notes)
 
 
-def _run_record(runtime: str, source: Source, notes: tuple[str, ...], max_pixels: int) -> dict[str, Any]:
+def _run_record(source: Source, notes: tuple[str, ...], max_pixels: int) -> dict[str, Any]:
     """How the features are made: for people to read later, and no part of the identity."""
-    packages = {"tle", "numpy", "h5py", "torch", "torchvision", "timm", "onnxruntime", "onnxruntime-gpu"}
+    packages = {
+        *("tle", "numpy", "h5py", "torch", "torchvision", "timm"),
+        *("onnxruntime", "onnxruntime-gpu", "openvino"),
+    }
     installed = {found.name.lower(): found.version for found in distributions() if found.name.lower() in packages}
     return {
-        "runtime": runtime,
         "source": str(source.root.absolute()),
         "max_pixels": max_pixels,
         "target": str(Target(source.target)),
@@ -166,7 +185,13 @@ def _run_record(runtime: str, source: Source, notes: tuple[str, ...], max_pixels
 
 
 def _result(
-    cache: Cache, backbone: "Backbone", *, elapsed_s: float, already_done: bool, strict: bool, notes: tuple[str, ...]
+    cache: Cache,
+    backbone: "Backbone",
+    choice: "Choice | None",
+    *,
+    elapsed_s: float,
+    strict: bool,
+    notes: tuple[str, ...],
 ) -> ExtractResult:
     """What a run did, or an earlier one: the same failures lead to the same end."""
     if strict and cache.failures:
@@ -184,8 +209,12 @@ def _result(
         dim=cache.dim,
         images_per_s=len(cache) / elapsed_s if elapsed_s else 0.0,
         elapsed_s=elapsed_s,
-        already_done=already_done,
+        already_done=choice is None,
         backbone=backbone.name,
         runtime=str(cache.run.get("runtime")),
+        precision=str(cache.spec.get("precision")),
+        batch_size=choice.plan.batch_size if choice else 0,
+        tuning_s=choice.tuning_s if choice else 0.0,
+        parity=cache.run.get("parity") or {},
         notes=notes,
     )

@@ -12,7 +12,8 @@ import xxhash
 from tle.cache import Cache, fingerprint, open_cache
 from tle.cores import usable_cores
 from tle.errors import FingerprintError, ImageError, OutputError
-from tle.images import DECODER
+from tle.execution import AUTO, Execution
+from tle.images import EXACT_DECODER
 from tle.progress import track
 from tle.sources import Source
 
@@ -20,13 +21,20 @@ if TYPE_CHECKING:
     from tle.backbones.backbone import Backbone
 
 
-def feature_spec(backbone: "Backbone") -> dict[str, Any]:
-    """What defines the features of `backbone`: the JSON-able object behind a cache's fingerprint."""
+def feature_spec(backbone: "Backbone", *, decoder: str, precision: str) -> dict[str, Any]:
+    """What defines the features of `backbone`: the JSON-able object behind a cache's fingerprint.
+
+    Args:
+        backbone: network, weights, layer, pooling and preprocessing.
+        decoder: identity of the decoder.
+        precision: what the features were computed in. It is recorded and no part of the fingerprint: features that passed
+            the same comparison with float32 may meet, and `tle evaluate` says so where they do.
+    """
     return {
         "backbone": backbone.spec(),
         "preprocess": backbone.preprocess.to_dict(),
-        "decoder": DECODER,
-        "precision": "float32",
+        "decoder": decoder,
+        "precision": precision,
     }
 
 
@@ -45,7 +53,7 @@ def spec_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
 
 
 def complete_cache(
-    path: Path, spec: dict[str, Any], dtype: str, source: Source, *, max_pixels: int, progress: bool
+    path: Path, backbone: "Backbone", dtype: str, source: Source, execution: Execution, *, progress: bool
 ) -> Cache:
     """The finished cache at `path`, if it holds just what is asked for; one that does not is never touched.
 
@@ -53,10 +61,10 @@ def complete_cache(
 
     Args:
         path: an existing cache.
-        spec: what defines the features now asked for.
+        backbone: what makes the features now asked for.
         dtype: storage type now asked for.
         source: the pictures now asked for.
-        max_pixels: the limit now asked for; it matters where pictures failed under another one.
+        execution: precision, decoder and limits now asked for; what it leaves open may be as it is.
         progress: show progress on standard error.
 
     Returns:
@@ -67,7 +75,14 @@ def complete_cache(
         OutputError: it holds other pictures, labels or splits, or pictures that changed since.
     """
     cache = open_cache(path)
-    if cache.fingerprint != fingerprint(spec) or cache.features.dtype != dtype:
+    max_pixels = execution.max_pixels
+    precision = str(cache.spec.get("precision")) if execution.precision == AUTO else execution.precision
+    spec = feature_spec(backbone, decoder=_decoder(cache, execution), precision=precision)
+    if (
+        cache.fingerprint != fingerprint(spec)
+        or cache.features.dtype != dtype
+        or cache.spec.get("precision") != precision
+    ):
         what = spec_difference(spec, cache.spec) or f"dtype: {dtype} instead of {cache.features.dtype}"
         raise FingerprintError(
             f"{path} holds features of another kind ({what}); name another output, or pass --overwrite to replace it"
@@ -99,6 +114,11 @@ def complete_cache(
             f"{changed:,} pictures changed since {path} was written, {first} the first; pass --overwrite to extract again"
         )
     return cache
+
+
+def _decoder(cache: Cache, execution: Execution) -> str:
+    """The decoder that a cache has to have been made with; where nobody insists, the exact one is as good as any."""
+    return EXACT_DECODER if cache.spec.get("decoder") == EXACT_DECODER else execution.decoder
 
 
 def _equal(a: np.ndarray, b: np.ndarray) -> bool:

@@ -17,6 +17,7 @@ What cannot be decoded in full is an `ImageError` with a one-line reason; nothin
 
 import io
 import re
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -24,21 +25,37 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
 from PIL import __version__ as _pillow_version
 
-from tle.errors import ImageError
+from tle import turbo
+from tle.errors import ImageError, UsageError
+from tle.orientation import orientation_of
 from tle.pillow import decoding, load_plugins
 from tle.preprocess import Preprocess
 from tle.resampling import resize_crop
 
-__all__ = ["DECODER", "DEFAULT_MAX_PIXELS", "decode", "decoder_versions", "load", "resize_crop"]
+__all__ = [
+    "DECODER",
+    "DECODERS",
+    "DEFAULT_MAX_PIXELS",
+    "EXACT_DECODER",
+    "FAST_DECODER",
+    "GPU_DECODER",
+    "decode",
+    "decoder_versions",
+    "load",
+    "resize_crop",
+]
 
 # Twice Pillow's limit for a warning: where Pillow itself refuses.
 DEFAULT_MAX_PIXELS = 178_956_970
 # Part of the identity of features. The number is raised when a rule above changes the pixels of some picture; versions
 # of the libraries, which only rarely do, are recorded beside it (`decoder_versions`), so that an update of Pillow does
 # not make every cache a stranger.
-DECODER = "pillow/1"
+EXACT_DECODER = "pillow/1"
+FAST_DECODER = "turbo/1"  # `tle.turbo` defines it
+GPU_DECODER = "nvjpeg/1"  # `tle.gpu_decode` defines it; it works on whole batches, so `load` does not offer it
+DECODERS = (EXACT_DECODER, FAST_DECODER)
+DECODER = EXACT_DECODER
 _MAX_REASON = 200
-_ORIENTATION_TAG = 0x0112
 _ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -56,21 +73,25 @@ _BAND_PIXELS = 1 << 22
 def decoder_versions() -> dict[str, str]:
     """Versions of the libraries that decode, for the record: Pillow and, where built in, its codecs."""
     codecs = {name: features.version(name) for name in ("libjpeg_turbo", "zlib", "webp", "avif", "libtiff", "jpg_2000")}
-    return {"pillow": _pillow_version, **{name: version for name, version in codecs.items() if version}}
+    versions = {package: version(package) for package in ("simplejpeg", "torch")}
+    return {"pillow": _pillow_version, **versions, **{name: found for name, found in codecs.items() if found}}
 
 
 def load(
     data: bytes,
     preprocess: Preprocess,
     *,
+    decoder: str = EXACT_DECODER,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     out: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
-    """Decode, resize and crop one picture.
+    """Decode, resize and crop one picture; safe to call from many threads at once.
 
     Args:
         data: the bytes of the file.
         preprocess: resize, crop and interpolation; mean, std and channel order are the graph's business.
+        decoder: EXACT_DECODER, bit for bit what torchvision's transforms make of a PIL image, or FAST_DECODER, which
+            spares most of the time on JPEGs and is the same on all else (`tle.turbo`).
         max_pixels: pictures of more pixels (width x height) are refused.
         out: (H, W, 3) uint8 array to write into, such as a row of a batch.
 
@@ -80,7 +101,14 @@ def load(
     Raises:
         ImageError: the picture cannot be decoded in full, is too large, or too long and thin to be resized.
         ShapeError: `out` is not (H, W, 3) uint8 for the crop.
+        UsageError: no such decoder.
     """
+    if decoder == FAST_DECODER:
+        pixels = turbo.load(data, preprocess, max_pixels=max_pixels, out=out)
+        if pixels is not None:
+            return pixels
+    elif decoder != EXACT_DECODER:
+        raise UsageError(f"decoder should be one of {', '.join(DECODERS)}, got {decoder!r}")
     return resize_crop(decode(data, max_pixels=max_pixels), preprocess, out=out)
 
 
@@ -107,7 +135,7 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
             image.load()
             _check_size(image, max_pixels)  # icons say their true size only now
             rgb = _to_rgb(image)
-            turn = _ORIENTATIONS.get(_orientation(image))
+            turn = _ORIENTATIONS.get(orientation_of(image))
             return rgb if turn is None else rgb.transpose(turn)
     except ImageError:
         raise
@@ -143,14 +171,6 @@ def _reason(error: Exception) -> str:
 def _one_line(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= _MAX_REASON else text[: _MAX_REASON - 3] + "..."
-
-
-def _orientation(image: Image.Image) -> Any:
-    """The EXIF orientation (1 upright, to 8), from EXIF or XMP; 1 where the metadata cannot be read."""
-    try:
-        return image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # noqa: BLE001 - damaged metadata takes nothing from the pixels; any exception may come
-        return 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -1,30 +1,39 @@
-"""Pictures to features: bytes are read, hashed and decoded by threads while the runtime computes the batch before.
+"""Pictures to features: one pipeline, in the shape that the device wants.
+
+On a CPU each of W threads takes the next batch, reads, hashes and decodes its pictures into a buffer of its own and runs
+the backbone on it, all in that one thread: nobody waits for anybody, and no core has two things to do. On a GPU
+(`tle.gpu_pipeline`) threads only decode, and copies overlap compute. Both yield batches in order, and memory is flat
+whatever the number of pictures: finished batches that nobody has taken hold the threads up.
 
 # B batch, G good pictures of a batch, H W height and width, D feature dim
 """
 
+import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from tle.cores import usable_cores
-from tle.errors import ImageError, ShapeError, UsageError
+from tle.errors import ImageError, ShapeError
 from tle.images import load
 from tle.preprocess import Preprocess
 from tle.sources import Source
+from tle.threads import one_torch_thread, torch_threads_kept
 
 if TYPE_CHECKING:
     from tle.runtimes.runtime import Runtime
 
-DEFAULT_BATCH_SIZE = 32
-# One batch computes, one is ready, one decodes: enough to keep both sides busy, and memory is flat whatever N is.
-_BATCHES_AHEAD = 2
+# Batches a thread that may be finished or in the making: one that computes, and one that waits to be written or for its
+# turn. Written batches are small (features alone), so this bounds order, not memory.
+_AHEAD = 3
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,132 +68,169 @@ class Batch:
     failures: tuple[Failure, ...]
 
 
-def check_options(batch_size: int, workers: int | None, max_pixels: int) -> None:
-    """Refuse options of a run that cannot be meant.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding:
+    """How pictures become pixels.
 
-    Raises:
-        UsageError: one of them is below 1.
+    Attributes:
+        preprocess: resize and crop.
+        decoder: identity of the decoder, see `tle.images.load`.
+        max_pixels: pictures with more pixels are recorded as failed.
     """
-    for flag, value in (("--batch-size", batch_size), ("--workers", workers), ("--max-pixels", max_pixels)):
-        if value is not None and value < 1:
-            raise UsageError(f"{flag} takes 1 or more, got {value}")
+
+    preprocess: Preprocess
+    decoder: str
+    max_pixels: int
 
 
 def run(
-    source: Source,
-    preprocess: Preprocess,
-    runtime: "Runtime",
-    *,
-    batch_size: int = DEFAULT_BATCH_SIZE,
-    workers: int | None = None,
-    max_pixels: int,
+    source: Source, runtime: "Runtime", decoding: Decoding, *, batch_size: int, dim: int, workers: int
 ) -> Iterator[Batch]:
     """Features of all pictures of `source`, batch by batch, in order.
 
     Args:
         source: where the pictures are.
-        preprocess: resize and crop.
         runtime: uint8 (B, H, W, 3) -> float32 (B, D).
+        decoding: how pictures become pixels.
         batch_size: B.
-        workers: decoding threads; None takes one a core.
-        max_pixels: pictures with more pixels are recorded as failed.
+        dim: D.
+        workers: threads, each of which decodes, and on a CPU also computes.
 
-    Returns:
-        An iterator over batches that cover every row exactly once.
+    Yields:
+        Batches that cover every row exactly once.
 
     Raises:
-        UsageError: an option is below 1.
-        ShapeError: while it runs: the runtime yields something else than a row a picture.
+        ShapeError: the runtime yields something else than a row of D features a picture.
     """
-    check_options(batch_size, workers, max_pixels)
-    return _run(source, preprocess, runtime, batch_size, workers or usable_cores(), max_pixels)
+    if runtime.device == "cuda" and runtime.batch is not None:
+        batch_size = runtime.batch
+    blocks = (range(start, min(start + batch_size, len(source))) for start in range(0, len(source), batch_size))
+    if runtime.device == "cuda":
+        from tle.gpu_pipeline import run_gpu
+
+        batches = run_gpu(source, runtime, decoding, blocks, batch_size=batch_size, dim=dim, workers=workers)
+    else:
+        batches = _run_replicas(source, runtime, decoding, blocks, workers)
+    for batch in batches:
+        if len(batch.indices) and batch.features.shape[1] != dim:
+            raise ShapeError(f"expected {dim} features a picture, the backbone gave {batch.features.shape[1]}")
+        yield batch
 
 
-def _run(
-    source: Source, preprocess: Preprocess, runtime: "Runtime", batch_size: int, workers: int, max_pixels: int
+def _run_replicas(
+    source: Source, runtime: "Runtime", decoding: Decoding, blocks: Iterator[Sequence[int]], workers: int
 ) -> Iterator[Batch]:
-    starts = range(0, len(source), batch_size)
-    with ThreadPoolExecutor(workers, thread_name_prefix="tle-decode") as pool:
-        ahead: deque[_Decoding] = deque()
-        dim = None  # of the first features; all later ones have to have it
-        try:
-            for start in starts:
-                rows = range(start, min(start + batch_size, len(source)))
-                ahead.append(_submit(pool, source, rows, preprocess, max_pixels))
-                if len(ahead) > _BATCHES_AHEAD:
-                    yield (batch := _compute(ahead.popleft(), runtime, dim))
-                    dim = _dim(batch, dim)
-            while ahead:
-                yield (batch := _compute(ahead.popleft(), runtime, dim))
-                dim = _dim(batch, dim)
-        finally:
-            for decoding in ahead:
-                for future in decoding.futures:
-                    future.cancel()
+    """One replica a thread, batches handed out as threads become free."""
+    local = threading.local()
+
+    def work(rows: Sequence[int]) -> Batch:
+        pixels = getattr(local, "pixels", None)  # one buffer a thread: fresh memory would be cleared page by page
+        if pixels is None or len(pixels) < len(rows):
+            pixels = local.pixels = np.empty((len(rows), *decoding.preprocess.crop, 3), np.uint8)
+        pixels = pixels[: len(rows)]
+        outcomes = [decode(source, row, decoding, out) for row, out in zip(rows, pixels, strict=True)]
+        good = np.array([reason is None for _, reason in outcomes])
+        features = runtime(pixels if good.all() else pixels[good]) if good.any() else np.zeros((0, 0), np.float32)
+        return collect(rows, outcomes, features)
+
+    with torch_threads_kept(), ThreadPoolExecutor(workers, "tle-replica", initializer=one_torch_thread) as pool:
+        yield from in_order(pool, work, blocks, ahead=_AHEAD * workers)
 
 
-@dataclass(frozen=True, slots=True)
-class _Decoding:
-    """A batch in the making: its buffer, and one future of (digest, reason or None) a picture."""
+def in_order(
+    pool: ThreadPoolExecutor, work: Callable[[_Item], _Result], items: Iterable[_Item], *, ahead: int
+) -> Iterator[_Result]:
+    """Results of `work` on `items`, in their order, with at most `ahead` of them begun and not yet taken.
 
-    rows: Sequence[int]
-    pixels: NDArray[np.uint8]
-    futures: list[Future[tuple[int, str | None]]]
+    Args:
+        pool: the threads.
+        work: called in them.
+        items: taken one by one, as results are.
+        ahead: how many may be under way; what is not begun is dropped when the iterator is closed.
+
+    Yields:
+        A result an item.
+    """
+    futures: deque[Future[_Result]] = deque()
+    try:
+        for item in items:
+            futures.append(pool.submit(work, item))
+            if len(futures) >= ahead:
+                yield futures.popleft().result()
+        while futures:
+            yield futures.popleft().result()
+    finally:
+        for future in futures:
+            future.cancel()
 
 
-def _submit(
-    pool: ThreadPoolExecutor, source: Source, rows: Sequence[int], preprocess: Preprocess, max_pixels: int
-) -> _Decoding:
-    pixels = np.empty((len(rows), *preprocess.crop, 3), np.uint8)
-    futures = [
-        pool.submit(_decode, source, row, preprocess, max_pixels, out) for row, out in zip(rows, pixels, strict=True)
-    ]
-    return _Decoding(rows, pixels, futures)
+def fetch(source: Source, row: int) -> tuple[bytes | None, int, str | None]:
+    """Read one picture without decoding it.
 
-
-def _decode(
-    source: Source, row: int, preprocess: Preprocess, max_pixels: int, out: NDArray[np.uint8]
-) -> tuple[int, str | None]:
-    """Decode one picture into its place of the batch; a bad one becomes a reason."""
-    digest = 0
+    Returns:
+        Its bytes, or None where they cannot be read; their digest, or 0; why they cannot be read, or None.
+    """
     try:
         data = source.read(row)
-        digest = xxhash.xxh3_64_intdigest(data)
-        load(data, preprocess, max_pixels=max_pixels, out=out)
+    except ImageError as error:
+        return None, 0, str(error)
+    return data, xxhash.xxh3_64_intdigest(data), None
+
+
+def decode(source: Source, row: int, decoding: Decoding, out: NDArray[np.uint8]) -> tuple[int, str | None]:
+    """Decode one picture into its place of a batch.
+
+    Args:
+        source: where it is.
+        row: which.
+        decoding: how.
+        out: uint8 (H, W, 3) to write into.
+
+    Returns:
+        The digest of its bytes (0 where they cannot be read), and why it is bad, or None.
+    """
+    data, digest, reason = fetch(source, row)
+    if data is None:
+        return digest, reason
+    try:
+        load(data, decoding.preprocess, decoder=decoding.decoder, max_pixels=decoding.max_pixels, out=out)
     except ImageError as error:
         return digest, str(error)
     return digest, None
 
 
-def _dim(batch: Batch, known: int | None) -> int | None:
-    return batch.features.shape[1] if known is None and len(batch.features) else known
+def collect(rows: Sequence[int], outcomes: Sequence[tuple[int, str | None]], features_GD: NDArray[np.float32]) -> Batch:
+    """A batch out of what became of its pictures and the features of the good ones.
 
+    Args:
+        rows: rows of the source.
+        outcomes: (digest, reason or None) of each.
+        features_GD: features of those without a reason.
 
-def _compute(decoding: _Decoding, runtime: "Runtime", dim: int | None) -> Batch:
-    outcomes = [future.result() for future in decoding.futures]
-    rows = np.asarray(decoding.rows, np.int64)
+    Returns:
+        The batch; features that are not finite make their picture a failure.
+
+    Raises:
+        ShapeError: there is not a row of features for each good picture.
+    """
+    indices = np.asarray(rows, np.int64)
     digests = np.array([digest for digest, _ in outcomes], np.uint64)
     good = np.array([reason is None for _, reason in outcomes])
     failures = [
         Failure(int(row), reason, digest)
-        for row, (digest, reason) in zip(rows, outcomes, strict=True)
+        for row, (digest, reason) in zip(indices, outcomes, strict=True)
         if reason is not None
     ]
-    if not good.any():
-        return Batch(rows[:0], np.zeros((0, 0), np.float32), digests[:0], tuple(failures))
-    features_GD = runtime(decoding.pixels if good.all() else decoding.pixels[good])
-    rows, digests = rows[good], digests[good]
-    if features_GD.ndim != 2 or len(features_GD) != len(rows):
+    indices, digests = indices[good], digests[good]
+    if len(indices) and (features_GD.ndim != 2 or len(features_GD) != len(indices)):
         raise ShapeError(
-            f"expected a row of features for each of {len(rows)} pictures, the backbone gave {features_GD.shape}"
+            f"expected a row of features for each of {len(indices)} pictures, the backbone gave {features_GD.shape}"
         )
-    if dim is not None and features_GD.shape[1] != dim:
-        raise ShapeError(f"expected {dim} features a picture as before, the backbone gave {features_GD.shape[1]}")
     finite = np.isfinite(features_GD).all(1)
-    failures += [
-        Failure(int(row), "the backbone's features of it are not finite", int(digest))
-        for row, digest in zip(rows[~finite], digests[~finite], strict=True)
-    ]
     if not finite.all():
-        rows, digests, features_GD = rows[finite], digests[finite], features_GD[finite]
-    return Batch(rows, features_GD, digests, tuple(failures))
+        failures += [
+            Failure(int(row), "the backbone's features of it are not finite", int(digest))
+            for row, digest in zip(indices[~finite], digests[~finite], strict=True)
+        ]
+        indices, digests, features_GD = indices[finite], digests[finite], features_GD[finite]
+    return Batch(indices, features_GD, digests, tuple(failures))

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from tle.classifier import Predictions, load_classifier
 from tle.enums import Target
 from tle.errors import AllImagesFailedError, ImageError, UsageError
+from tle.execution import Execution
 from tle.files import check_output
-from tle.images import DEFAULT_MAX_PIXELS
-from tle.pipeline import DEFAULT_BATCH_SIZE, check_options
 from tle.progress import tell, track
 from tle.sources import open_source
 from tle.tables import TABLES, Row
@@ -51,10 +50,7 @@ def predict(
     *,
     top_k: int = 3,
     weights: str | None = None,
-    runtime: str | None = None,
-    batch_size: int = DEFAULT_BATCH_SIZE,
-    workers: int | None = None,
-    max_pixels: int = DEFAULT_MAX_PIXELS,
+    execution: Execution | None = None,
     strict: bool = False,
     overwrite: bool = False,
     progress: bool = False,
@@ -71,10 +67,7 @@ def predict(
         output: `NAME.csv` or `NAME.parquet`.
         top_k: classes a picture, the likeliest first.
         weights: where the backbone's weights are now, if not where they were.
-        runtime: "torch" or "onnxruntime"; None takes the one that the backbone was made for.
-        batch_size: pictures a call of the backbone.
-        workers: decoding threads; None takes one a core.
-        max_pixels: pictures with more pixels are recorded as failed.
+        execution: how to run the backbone; None leaves all of it to measurement.
         strict: stop at the first bad picture instead of recording it.
         overwrite: replace an existing table.
         progress: show progress on standard error.
@@ -87,7 +80,6 @@ def predict(
         AllImagesFailedError: not one picture could be read; the table with the reasons is written all the same.
     """
     path = Path(output)
-    check_options(batch_size, workers, max_pixels)
     if top_k < 1:
         raise UsageError(f"--top-k takes 1 or more, got {top_k}")
     if path.suffix.lower() not in TABLES:
@@ -95,15 +87,17 @@ def predict(
     check_output(path, overwrite=overwrite, inputs=[head, images])
     source = open_source(images)
     tell(source.notes, shown=progress)
-    classifier = load_classifier(head, weights=weights, runtime=runtime)
+    classifier = load_classifier(head, weights=weights, execution=execution)
     tell(classifier.backbone.notes, shown=progress)
+    choice = classifier.choose(source, say=lambda line: tell([line], shown=progress))
+    tell([*choice.notes, choice.describe()], shown=progress)
     columns = _Columns(classifier.head, top_k)
     failures: dict[int, str] = {}
     with (
         TABLES[path.suffix.lower()](path, columns.types) as table,
         track(len(source), "predicting", shown=progress) as counter,
     ):
-        for batch in classifier.predict(source, batch_size=batch_size, workers=workers, max_pixels=max_pixels):
+        for batch in classifier.predict(source, choice):
             failed = {failure.index: failure.reason for failure in batch.failures}
             if strict and failed:
                 index, reason = min(failed.items())
@@ -124,7 +118,7 @@ def predict(
         n_failed=len(failures),
         images_per_s=counter.rate,
         elapsed_s=counter.elapsed_s,
-        notes=source.notes + classifier.backbone.notes,
+        notes=source.notes + classifier.backbone.notes + choice.notes,
     )
 
 

@@ -1,6 +1,6 @@
 """Resize and centre crop, bit for bit what torchvision's `Resize(antialias=True)` and `CenterCrop` do to a PIL image.
 
-H, W size of the picture; R, S its resized size; a `_Window` is the part of one resized axis that the crop keeps.
+H, W size of the picture; R, S its resized size; a `Window` is the part of one resized axis that the crop keeps.
 
 Normally Pillow resizes the whole picture and the crop is cut out. Enlarging a long, thin picture would then need memory
 without bound: the shorter side of 1x60000 resized to 256 makes 256x15,360,000. For those only the samples inside the
@@ -51,22 +51,16 @@ def resize_crop(
     """
     if image.mode != "RGB":
         raise ShapeError(f"resize_crop takes a picture of mode RGB, got {image.mode}: decode it with tle.images.decode")
-    shape = (*preprocess.crop, 3)
-    if out is None:
-        out = np.empty(shape, np.uint8)
-    elif out.shape != shape or out.dtype != np.uint8:
-        raise ShapeError(f"out should be {shape} uint8 for this crop, got {out.shape} {out.dtype}")
-
+    out = output_array(preprocess.crop, out)
     size = resized_size(image.height, image.width, preprocess.resize)
-    rows, columns = _window(size[0], preprocess.crop[0]), _window(size[1], preprocess.crop[1])
+    rows, columns = crop_window(size[0], preprocess.crop[0]), crop_window(size[1], preprocess.crop[1])
     if rows.length < preprocess.crop[0] or columns.length < preprocess.crop[1]:
         out[...] = 0
     target = out[rows.target : rows.target + rows.length, columns.target : columns.target + columns.length]
-    bound = max(MAX_BUFFER_PIXELS, image.height * image.width)
     try:
         if size == (image.height, image.width):
             target[...] = _crop(image, rows, columns)
-        elif _buffer_pixels(image, size, preprocess.resize) <= bound:
+        elif not is_thin(image.height, image.width, size, preprocess.resize):
             resized = image.resize((size[1], size[0]), Image.Resampling[preprocess.interpolation.upper()])
             target[...] = _crop(resized, rows, columns)
         elif max(size) > MAX_RESIZED_SIDE:
@@ -82,6 +76,20 @@ def resize_crop(
     return out
 
 
+def output_array(crop: tuple[int, int], out: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    """`out`, checked to be (height, width, 3) uint8 for the crop, or a new array.
+
+    Raises:
+        ShapeError: `out` is of another shape or type.
+    """
+    shape = (*crop, 3)
+    if out is None:
+        return np.empty(shape, np.uint8)
+    if out.shape != shape or out.dtype != np.uint8:
+        raise ShapeError(f"out should be {shape} uint8 for this crop, got {out.shape} {out.dtype}")
+    return out
+
+
 def resized_size(height: int, width: int, resize: int | tuple[int, int] | None) -> tuple[int, int]:
     """(height, width) in pixels after `Preprocess.resize`."""
     if resize is None:
@@ -93,12 +101,23 @@ def resized_size(height: int, width: int, resize: int | tuple[int, int] | None) 
     return (resize, longer) if height <= width else (longer, resize)
 
 
-def _buffer_pixels(image: Image.Image, size: tuple[int, int], resize: int | tuple[int, int] | None) -> int:
-    """Pixels of the largest buffer that the picture, not the caller, makes Pillow allocate for a resize."""
-    height, width = size
-    down_first = _DOWN_FIRST and height < image.height and width > image.width
-    between = image.width * height if down_first else width * image.height
-    return between if isinstance(resize, tuple) else max(between, width * height)
+def resizes_down_first(before: tuple[int, int], after: tuple[int, int]) -> bool:
+    """Whether Pillow resizes (height, width) `before` to `after` down first, then across, instead of the reverse."""
+    return _DOWN_FIRST and after[0] < before[0] and after[1] > before[1]
+
+
+def is_thin(height: int, width: int, size: tuple[int, int], resize: int | tuple[int, int] | None) -> bool:
+    """Whether resizing a picture whole would need too large a buffer because of its shape, not by the caller's wish.
+
+    Args:
+        height: of the picture, in pixels.
+        width: likewise.
+        size: (height, width) after `resize`, from `resized_size`.
+        resize: of the `Preprocess`.
+    """
+    between = width * size[0] if resizes_down_first((height, width), size) else size[1] * height
+    pixels = between if isinstance(resize, tuple) else max(between, size[0] * size[1])
+    return pixels > max(MAX_BUFFER_PIXELS, height * width)
 
 
 def _too_thin(image: Image.Image, size: tuple[int, int]) -> str:
@@ -106,7 +125,7 @@ def _too_thin(image: Image.Image, size: tuple[int, int]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Window:
+class Window:
     """`length` samples that go from `source` on the resized axis to `target` on the cropped one."""
 
     source: int
@@ -114,14 +133,14 @@ class _Window:
     length: int
 
 
-def _window(size: int, crop: int) -> _Window:
+def crop_window(size: int, crop: int) -> Window:
     """What a centre crop keeps of an axis; a shorter axis is centred and the rest stays black."""
     if size < crop:
-        return _Window(0, (crop - size) // 2, size)
-    return _Window(round((size - crop) / 2.0), 0, crop)  # round half to even, as torchvision
+        return Window(0, (crop - size) // 2, size)
+    return Window(round((size - crop) / 2.0), 0, crop)  # round half to even, as torchvision
 
 
-def _crop(image: Image.Image, rows: _Window, columns: _Window) -> NDArray[np.uint8]:
+def _crop(image: Image.Image, rows: Window, columns: Window) -> NDArray[np.uint8]:
     """The pixels (R, S, 3) of the windows."""
     box = (columns.source, rows.source, columns.source + columns.length, rows.source + rows.length)
     return np.asarray(image if box == (0, 0, *image.size) else image.crop(box))
@@ -171,7 +190,7 @@ class _Tap:
     weights: NDArray[np.int32]
 
 
-def _taps(size_in: int, size_out: int, window: _Window, interpolation: str) -> list[_Tap]:
+def _taps(size_in: int, size_out: int, window: Window, interpolation: str) -> list[_Tap]:
     """The taps of the output samples in `window` of an axis resized from `size_in` to `size_out`."""
     function, half_width = _FILTERS[interpolation]
     scale = size_in / size_out
@@ -203,8 +222,8 @@ def _to_8_bit(sums: NDArray[np.int64]) -> NDArray[np.uint8]:
 def _resize_window(
     image: Image.Image,
     size: tuple[int, int],
-    rows: _Window,
-    columns: _Window,
+    rows: Window,
+    columns: Window,
     interpolation: str,
     out_RS3: NDArray[np.uint8],
 ) -> None:
@@ -233,7 +252,7 @@ def _resize_window(
 
 
 def _resize_window_nearest(
-    image: Image.Image, size: tuple[int, int], rows: _Window, columns: _Window, out_RS3: NDArray[np.uint8]
+    image: Image.Image, size: tuple[int, int], rows: Window, columns: Window, out_RS3: NDArray[np.uint8]
 ) -> None:
     """The same for the nearest source sample."""
     xs = _nearest(image.width, size[1], columns)
@@ -243,7 +262,7 @@ def _resize_window_nearest(
         out_RS3[row] = np.asarray(image.crop((left, y, right, y + 1)))[0, xs - left]
 
 
-def _nearest(size_in: int, size_out: int, window: _Window) -> NDArray[np.int64]:
+def _nearest(size_in: int, size_out: int, window: Window) -> NDArray[np.int64]:
     """Indices of the source samples for `window`.
 
     Pillow finds them by adding up the step, and so its rounding errors; they are repeated here, in bounded chunks.

@@ -10,6 +10,12 @@ from PIL import Image
 from tle.benchmarks import datasets, registries
 
 
+@pytest.fixture(autouse=True)
+def own_cache_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test measures is remembered for that test alone."""
+    monkeypatch.setenv("TLE_CACHE", str(tmp_path_factory.mktemp("tle-cache")))
+
+
 @pytest.fixture
 def make_images() -> Callable[..., Path]:
     """A function that writes small pictures into class folders.

@@ -89,7 +89,8 @@ def flags_of(command):
     from tle.cli.main import app
 
     arguments = app[command].assemble_argument_collection(default_parameter=app.default_parameter, parse_docstring=True)
-    return {name: argument.parameter.help for argument in arguments for name in argument.names}
+    shown = (argument for argument in arguments if argument.names != ("*",))  # a group of flags is none itself
+    return {name: argument.parameter.help for argument in shown for name in argument.names}
 
 
 def readme_commands():

@@ -2,7 +2,7 @@
 
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,23 @@ class Source:
     def path(self, index: int) -> Path:
         """Where picture `index` lies."""
         return self.odd_paths.get(index) or self.root / self.ids[index]
+
+    def spread(self, n: int) -> "Source":
+        """`n` of its pictures, spread evenly, as a source of their own; itself where it has no more.
+
+        Args:
+            n: how many, at least 1.
+        """
+        if n >= len(self):
+            return self
+        rows = np.arange(n) * len(self) // n
+        return replace(
+            self,
+            ids=tuple(self.ids[row] for row in rows),
+            labels=self.labels[rows],
+            splits=self.splits[rows],
+            odd_paths={new: self.odd_paths[old] for new, old in enumerate(rows.tolist()) if old in self.odd_paths},
+        )
 
     def read(self, index: int) -> bytes:
         """The bytes of picture `index`; safe to call from many threads at once.

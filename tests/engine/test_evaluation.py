@@ -190,14 +190,20 @@ def test_splits_given_instead_of_those_of_the_cache(cache, head, tmp_path):
 
 
 def test_another_fingerprint_is_refused_with_what_differs(head, write):
-    other = {**SPEC, "preprocess": {"resize": 224, "mean": [0.5, 0.5, 0.5]}, "precision": "bfloat16"}
+    other = {**SPEC, "preprocess": {"resize": 224, "mean": [0.5, 0.5, 0.5]}, "decoder": "other/1"}
     with pytest.raises(FingerprintError) as caught:
         evaluate(head, write(np.arange(6) % 3, spec=other))
     text = str(caught.value)
     assert "preprocess.resize: head 256, cache 224" in text
-    assert 'precision: head "float32", cache "bfloat16"' in text
+    assert 'cache "other/1"' in text
     assert "mean" not in text
     assert "\n" not in text
+
+
+def test_another_precision_is_said_and_not_refused(head, write):
+    result = evaluate(head, write(np.arange(21) % 3, spec={**SPEC, "precision": "bfloat16"}, first_digest=1000))
+    assert any("fitted on float32 features, those of" in note and "are bfloat16" in note for note in result.notes)
+    assert not any("fitted on" in note for note in evaluate(head, write(np.arange(21) % 3, first_digest=1000)).notes)
 
 
 def test_keys_of_one_side_only_are_differences_too(head, write):

