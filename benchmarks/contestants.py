@@ -73,6 +73,7 @@ class Job:
         resize: shorter side in pixels.
         crop: side of the centre crop in pixels.
         warm_up: peers run one batch before their clock starts; off where the whole process counts.
+        memory: the folder in which tle remembers what it measured; None gives each run an empty one.
     """
 
     folder: Path
@@ -81,6 +82,7 @@ class Job:
     resize: int = 256
     crop: int = 224
     warm_up: bool = True
+    memory: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,7 @@ def run(contestant: Contestant, job: Job, output: Path, *, peers_path: Path | No
     if contestant.peer and peers_path is not None:
         known = [environment["PYTHONPATH"]] if environment.get("PYTHONPATH") else []
         environment["PYTHONPATH"] = os.pathsep.join([*known, str(peers_path)])
+    environment["TLE_CACHE"] = str(job.memory or output.with_name("tle-memory"))
     child = run_child(_command(contestant, job, output), environment)
     if child.status:
         last = child.stderr.strip().splitlines()[-1:] or ["no message"]
@@ -136,6 +139,31 @@ def run(contestant: Contestant, job: Job, output: Path, *, peers_path: Path | No
         raise ContestantError(f"{contestant.name} has no features for {found['n_failed']} pictures of {job.folder}")
     said = {} if contestant.peer else {key: value for key, value in found.items() if key not in ("path", "dim")}
     return Run(found["images_per_s"], child.wall_s, child.cpu_s, child.peak_mib, said)
+
+
+def tune(contestant: Contestant, job: Job) -> dict[str, Any]:
+    """Let tle find out, once, what is fastest for a job, as its user does with `tle bench`.
+
+    Args:
+        contestant: tle, with its arguments.
+        job: what; its `memory` holds the result.
+
+    Returns:
+        What `tle bench --json` said: stages, limit, efficiency, trials; and `wall_s`, what it took.
+
+    Raises:
+        ContestantError: it ended with an error.
+    """
+    environment = {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}
+    environment["TLE_CACHE"] = str(job.memory)
+    words = [sys.executable, "-m", "tle.cli.main", "bench", str(job.folder), "--backbone", f"torchvision/{job.model}"]
+    sizes = ["--resize", str(job.resize), "--crop", str(job.crop), "--weights", str(job.weights)]
+    child = run_child([*words, *sizes, "--json", "--n-images", "256", *contestant.arguments], environment)
+    if child.status:
+        last = child.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise ContestantError(f"tuning {contestant.name} ended with status {child.status}: {last[0]}")
+    found: dict[str, Any] = json.loads(child.stdout)
+    return found | {"wall_s": child.wall_s}
 
 
 def _command(contestant: Contestant, job: Job, output: Path) -> list[str]:

@@ -7,7 +7,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from tle.benchmarks.contestants import (
     output_name,
     read_features,
     run,
+    tune,
 )
 
 
@@ -111,8 +112,16 @@ def compare(
         A JSON-able record: figures, medians, ratios to the fastest peer, all runs, cosines, who is missing.
     """
     race = Race(contestants, peers_path)
-    for _ in range(rounds):
-        race.round(job)
+    tuned: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory(prefix="tle-memory-") as memory:
+        if wall_n is None:  # else tuning counts, and each run starts without any memory
+            job = replace(job, memory=Path(memory))
+            for contestant in race.contestants:
+                if not contestant.peer:
+                    tuned[contestant.name] = tune(contestant, job)
+                    say(f"{job.model}: {contestant.name}: tuned in {tuned[contestant.name]['wall_s']:.1f} s")
+        for _ in range(rounds):
+            race.round(job)
     figures = {
         name: [wall_n / done.wall_s if wall_n else done.images_per_s for done in runs]
         for name, runs in race.runs.items()
@@ -128,6 +137,7 @@ def compare(
         "runs": {
             name: [asdict(done) | {"tuning_s": done.tuning_s} for done in runs] for name, runs in race.runs.items()
         },
+        "tuned": tuned,
         "missing": race.missing,
     }
 
@@ -169,6 +179,11 @@ def describe(record: dict[str, Any]) -> str:
                     for entry in record["cosines"]
                 ],
             )
+        )
+    for name, found in record["tuned"].items():
+        parts.append(
+            f"{name}: {found['runtime']}, batches of {found['batch_size']}; found in {found['wall_s']:.1f} s by `tle bench`, "
+            f"which measured {found['images_per_s']:.1f} images/s end to end, {found['efficiency']:.1%} of the limit of its stages"
         )
     parts += [f"left out: {reason}" for reason in record["missing"].values()]
     return "\n\n".join(parts)

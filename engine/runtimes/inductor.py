@@ -1,6 +1,7 @@
 """torch.compile with inductor: one fused graph, weights frozen and packed for this processor."""
 
 import contextlib
+import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -45,16 +46,14 @@ class InductorRuntime:
         self.description = f"torch {torch.__version__}, inductor, {plan.precision}, {plan.device}"
         try:
             with _quiet(), torch_threads_kept(), torch.no_grad():
-                if plan.replicas > 1:
-                    # Weights are packed for the number of threads at hand. Packed for two and run by one, ResNet-18 in
-                    # float32 made 7 images/s instead of 57.
+                if plan.device == "cpu":
+                    # Weights are packed for the number of threads at hand, and each replica has one, be it the only one.
+                    # Packed for two and run by one, ResNet-18 in float32 made 7 images/s instead of 57.
                     one_torch_thread()
                 # Exported first, so that each backbone has a code object of its own: torch.compile counts
                 # recompilations by code object, and after 8 of them runs eagerly without a word.
                 exported = torch.export.export(graph, (example,)).module()
-                self._compiled = torch.compile(
-                    exported, fullgraph=True, dynamic=False, options=_options(plan.device, plan.replicas)
-                )
+                self._compiled = torch.compile(exported, fullgraph=True, dynamic=False, options=_options(plan.device))
                 self.enqueue(example)
         except Exception as error:
             raise RuntimeChoiceError(
@@ -82,25 +81,27 @@ class InductorRuntime:
         return features if self.device == "cpu" else features.clone()
 
 
-def _options(device: str, replicas: int) -> dict[str, Any]:
+def _options(device: str) -> dict[str, Any]:
     if device == "cuda":
         return {"freezing": True, "triton.cudagraphs": True}
     # One replica a core: each call is single-threaded, whatever the number of threads is while it is compiled.
-    return {"freezing": True, "cpp.threads": 1 if replicas > 1 else -1}
+    return {"freezing": True, "cpp.threads": 1}
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Torch and its compilers log about themselves on the way; what matters is raised, or checked on numbers."""
+    """Torch and its compilers log about themselves on the way, and print graphs that they give up.
+
+    What matters is raised, or checked on numbers.
+    """
     import logging
     import warnings
 
-    logger = logging.getLogger("torch")
-    level = logger.level
+    disabled = logging.root.manager.disable
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
-            logger.setLevel(logging.ERROR)
+            logging.disable(logging.WARNING)
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(disabled)

@@ -34,12 +34,14 @@ def export_onnx(backbone: "Backbone", path: Path) -> None:
     height, width = backbone.preprocess.crop
     # Two pictures: a batch of one would let the exporter fix the batch at one.
     example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
-    level = (log := logging.getLogger("torch.onnx")).level
+    disabled = logging.root.manager.disable
+    said = io.StringIO()
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            # The exporter warns about its own internals; what matters is checked afterwards, on numbers.
+        with warnings.catch_warnings(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            # The exporter warns about its own internals, and prints graphs that it gives up; what matters is raised, or
+            # checked afterwards, on numbers.
             warnings.simplefilter("ignore")
-            log.setLevel(logging.ERROR)
+            logging.disable(logging.WARNING)
             torch.onnx.export(
                 graph,
                 (example,),
@@ -56,7 +58,7 @@ def export_onnx(backbone: "Backbone", path: Path) -> None:
             f"{backbone.name} cannot be exported to ONNX ({one_line(error)}); run it with --runtime torch"
         ) from error
     finally:
-        log.setLevel(level)
+        logging.disable(disabled)
 
 
 def _parameter_bytes(module: "nn.Module") -> int:

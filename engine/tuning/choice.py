@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tle.errors import RuntimeChoiceError
 from tle.execution import Execution
 from tle.images import EXACT_DECODER, GPU_DECODER
-from tle.runtimes.plan import Plan, check_offered, resolve_device
+from tle.runtimes.plan import Plan, check_offered, missing_package, resolve_device
 from tle.runtimes.runtime import Runtime, open_runtime, reference_plan
 from tle.sources import Source
 from tle.tuning.candidates import BATCH_SIZE, OTHER_BATCH_SIZES, SETUP_S, candidate_plans
@@ -125,6 +125,11 @@ def choose(
     size = max(1, min(size, -(-len(source) // replicas)))
     reference = replace(reference_plan(backbone, replicas=replicas), batch_size=size, device=device)
     candidates = candidate_plans(backbone, execution, reference)
+    if not candidates:
+        missing = missing_package("openvino")
+        raise RuntimeChoiceError(
+            f"nothing here runs {backbone.name} in {execution.precision}{f': {missing}' if missing else ''}"
+        )
     if candidates == [reference] and decoder == EXACT_DECODER:
         return Choice(
             plan=reference,
@@ -200,10 +205,13 @@ class _Race:
             if plan == reference:
                 continue
             known = None if self.exhaustive else self.memory.find(plan)
-            if known is not None:
+            # Where nothing else is left, as with a runtime that the user fixed, it is tried whatever it takes, and again
+            # if it failed: a missing compiler may be there by now.
+            needed = not self._usable()
+            if known is not None and not (needed and known.refused):
                 known = replace(known, plan=replace(known.plan, batch_size=self._batch_size(known.plan, plan)))
                 self.trials[known.plan] = known
-            elif short or self._affordable(plan):
+            elif needed or self._affordable(plan):
                 self._try(plan, at_least_s=0.0 if short or self._brief() else 0.5)
         while True:
             best = self._best()
@@ -228,7 +236,9 @@ class _Race:
 
     def _batch_size(self, known: Plan, wanted: Plan) -> int:
         """The remembered batch size, unless the user fixed one or the run is too short for it."""
-        return wanted.batch_size if self.execution.batch_size else min(known.batch_size, wanted.batch_size)
+        if self.execution.batch_size:
+            return wanted.batch_size
+        return max(1, min(known.batch_size, -(-self.n_images // wanted.replicas)))
 
     def _affordable(self, plan: Plan) -> bool:
         """Whether trying `plan` is cheap beside what the run takes with the best that is known."""

@@ -48,20 +48,22 @@ def compare_features(reference_nD: NDArray[Any], features_nD: NDArray[Any]) -> P
 
     Args:
         reference_nD: (n, D) of any float type, n >= 1.
-        features_nD: (n, D) likewise. A row that is not finite has cosine -1.
+        features_nD: (n, D) likewise. A row that is not finite has cosine -1, or 1 where the reference's is not either: both
+            make the picture a failure.
 
     Returns:
         The comparison.
     """
     reference, features = reference_nD.astype(np.float64), features_nD.astype(np.float64)
-    broken = ~np.isfinite(features).all(1)
-    features[broken] = 0
+    unfit, broken = ~np.isfinite(reference).all(1), ~np.isfinite(features).all(1)
+    reference[unfit] = features[broken] = 0
     cosines = _cosines(reference, features)
-    cosines[broken] = -1.0
-    mean_D = reference.mean(0)
+    mean_D = reference.sum(0) / max(1, (~unfit).sum())
     # One picture alone has nothing left without the mean.
     centred = _cosines(reference - mean_D, features - mean_D) if len(reference) > 1 else cosines
-    centred[broken] = -1.0
+    for found in (cosines, centred):
+        found[unfit | broken] = -1.0
+        found[unfit & broken] = 1.0
     agreement = None
     if len(reference) > 2:
         agreement = float((_neighbours(reference) == _neighbours(features)).mean())
@@ -75,11 +77,11 @@ def compare_features(reference_nD: NDArray[Any], features_nD: NDArray[Any]) -> P
 
 
 def _cosines(a_nD: NDArray[np.float64], b_nD: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cosine of each pair of rows; 1 for two zero vectors, 0 for one."""
+    """Cosine of each pair of rows; just 1 for the same twice, zero or not, and 0 for one zero vector."""
     norms = np.linalg.norm(a_nD, axis=1) * np.linalg.norm(b_nD, axis=1)
-    both_zero = ~a_nD.any(1) & ~b_nD.any(1)
+    same = (a_nD == b_nD).all(1)
     cosines: NDArray[np.float64] = (a_nD * b_nD).sum(1) / np.where(norms > 0, norms, 1.0)
-    cosines[both_zero] = 1.0
+    cosines[same] = 1.0  # and not 1 less a rounding
     return cosines
 
 

@@ -87,7 +87,9 @@ def test_contestants_take_turns_and_ratios_are_within_a_turn(tmp_path: Path, mon
             raise ContestantMissingError("lightly-train: not installed (No module named 'lightly_train')")
         return done(name, rates[name][turns.count(name) - 1])
 
+    said = {"runtime": "torch", "batch_size": 8, "wall_s": 9.0, "images_per_s": 20.0, "efficiency": 0.97}
     monkeypatch.setattr(races, "run", run)
+    monkeypatch.setattr(races, "tune", lambda *_: said)
     monkeypatch.setattr(races, "read_features", lambda *_: contestants.np.eye(3))
     peers = [Contestant("torchvision"), Contestant("torchvision", 2), Contestant("lightly-train")]
     job = Job(folder=tmp_path, model="resnet18", weights=tmp_path)
@@ -101,6 +103,7 @@ def test_contestants_take_turns_and_ratios_are_within_a_turn(tmp_path: Path, mon
     assert "| tle                    | 20.00 [15.00, 20.00] " in text
     assert "left out: lightly-train: not installed" in text
     assert "0.5 [0.5, 0.5]" in text
+    assert "tle: torch, batches of 8; found in 9.0 s" in text
 
 
 def test_whole_processes_count_their_wall_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
