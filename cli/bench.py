@@ -32,8 +32,8 @@ def bench(
 ) -> None:
     """Say how fast extraction is on this machine, with this backbone and these pictures, and what holds it back.
 
-    Every runtime and precision that is left open is tried and remembered: later runs of the same backbone start with the
-    fastest at once.
+    Every runtime and precision that is left open is tried, whatever --tuning-limit-s says, and remembered: later runs of
+    the same backbone start from what was found.
 
     Args:
         images: A folder or a manifest.
@@ -47,11 +47,12 @@ def bench(
         plot: Draw the rates into this PNG, PDF or SVG file.
         overwrite: Replace an existing picture.
     """
-    from tle.bench_plot import plot_bench, plot_formats
+    from tle.bench_plot import check_plotting, plot_bench, plot_formats
 
     if plot is not None:
         if plot.suffix.lower() not in plot_formats():
             raise UsageError(f"--plot takes a name that ends in {', '.join(plot_formats())}, got {plot.name!r}")
+        check_plotting()
         check_output(plot, overwrite=overwrite, inputs=[images])
     result = tle.bench(
         images,

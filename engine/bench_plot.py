@@ -1,5 +1,6 @@
 """The picture of a benchmark: a bar a stage, and the two lines that matter: what the stages allow, and what was reached."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from tle.benchmark import BenchResult
@@ -20,11 +21,9 @@ def plot_bench(result: BenchResult, path: Path) -> None:
         MissingPackageError: matplotlib is not installed.
         OutputError: the file cannot be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingPackageError("--plot needs matplotlib: pip install matplotlib") from error
+    check_plotting()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     names = [stage.name for stage in result.stages]
     rates = [stage.images_per_s for stage in result.stages]
@@ -46,6 +45,16 @@ def plot_bench(result: BenchResult, path: Path) -> None:
     axes.legend(loc="lower right")
     with publish(path) as file:
         figure.savefig(file, format=path.suffix.lower().removeprefix("."), dpi=120)
+
+
+def check_plotting() -> None:
+    """Find out before any work whether a picture can be drawn.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+    """
+    if find_spec("matplotlib") is None:
+        raise MissingPackageError("--plot needs matplotlib: pip install matplotlib")
 
 
 def plot_formats() -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from tle import stages
 from tle.errors import ImageError, UsageError
-from tle.execution import AUTO, Execution
+from tle.execution import Execution
 from tle.pipeline import Decoding
 from tle.runtimes.plan import missing_package
 from tle.sources import open_source
@@ -211,9 +211,9 @@ def _advice(binding: str, choice: "Choice", execution: Execution) -> tuple[str, 
     elif binding == "model":
         if choice.plan.device == "cpu" and (missing := missing_package("openvino")):
             lines.append(f"the backbone binds, and {missing} (often the fastest on x86)")
-        if choice.plan.precision == "float32" and execution.precision == AUTO:
+        if choice.plan.precision == "float32" and any(trial.parity and trial.refused for trial in choice.trials):
             lines.append("the backbone binds in float32: nothing that this machine computes faster was near enough")
-        if choice.plan.precision not in ("int8", "float32"):
+        if choice.plan.device == "cpu" and choice.plan.precision not in ("int8", "float32"):
             lines.append(
                 "the backbone binds: --precision int8 may double its rate, if its features pass your --min-cosine; otherwise "
                 "a smaller backbone, more cores or a GPU"

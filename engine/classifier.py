@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tle.errors import FingerprintError, UsageError
 from tle.execution import Execution
-from tle.images import DECODERS, GPU_DECODER
+from tle.images import DECODERS, EXACT_DECODER, GPU_DECODER
 from tle.pipeline import Decoding, Failure, run
 from tle.preprocess import Preprocess
 from tle.sources import Source, open_source
@@ -52,6 +52,7 @@ class Classifier:
         self.head = head
         self.backbone = backbone
         self._execution = execution
+        self._choice: Choice | None = None
 
     def choose(self, source: Source, *, say: Callable[[str], None] = lambda _: None) -> "Choice":
         """How the backbone is best run over `source`: see `tle.tuning.choice.choose`.
@@ -62,14 +63,25 @@ class Classifier:
         """
         from tle.tuning.choice import choose
 
-        return choose(self.backbone, source, self._execution, decoder=str(self.head.spec["decoder"]), say=say)
+        decoder = str(self.head.spec["decoder"])
+        for flag, wanted, means in (
+            ("--exact-decode", self._execution.exact_decode, EXACT_DECODER),
+            ("--gpu-decode", self._execution.gpu_decode, GPU_DECODER),
+        ):
+            if wanted and decoder != means:
+                raise UsageError(
+                    f"the head was fitted on pictures decoded by {decoder!r} and takes them so: leave {flag} out, or fit "
+                    "on a cache extracted with it"
+                )
+        self._choice = choose(self.backbone, source, self._execution, decoder=decoder, say=say)
+        return self._choice
 
     def predict(self, images: str | Path | Source, choice: "Choice | None" = None) -> Iterator[Predictions]:
         """Classify every picture of a source, batch by batch, in order; memory is flat.
 
         Args:
             images: a folder, a manifest, or an opened source.
-            choice: what `choose` gave for this source; None chooses now.
+            choice: what `choose` gave for this source; None takes the last choice, or chooses now.
 
         Yields:
             Predictions that cover every row exactly once.
@@ -78,7 +90,7 @@ class Classifier:
             SourceError: the folder or manifest cannot be used.
         """
         source = images if isinstance(images, Source) else open_source(images)
-        choice = choice or self.choose(source)
+        choice = choice or self._choice or self.choose(source)
         decoding = Decoding(
             preprocess=self.backbone.preprocess, decoder=choice.decoder, max_pixels=self._execution.max_pixels
         )

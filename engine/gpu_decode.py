@@ -77,7 +77,7 @@ def _decode_jpegs(
     """Decode `rows` of `data` with nvJPEG into `out`.
 
     Returns:
-        The rows that have to be decoded otherwise: all, where nvJPEG refuses the batch, since it does not say which.
+        The rows that nvJPEG refuses.
     """
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
@@ -88,7 +88,10 @@ def _decode_jpegs(
     try:
         decoded = decode_jpeg(encoded, mode=ImageReadMode.RGB, device=out.device)
     except RuntimeError:
-        return rows
+        if len(rows) == 1:
+            return rows
+        # It does not say which: one by one, so that no picture depends on its neighbours.
+        return [failed for row in rows for failed in _decode_jpegs(data, [row], out, preprocess)]
     images = [picture.permute(1, 2, 0).contiguous() for picture in decoded]
     resized_B2 = [resized_size(image.shape[0], image.shape[1], preprocess.resize) for image in images]
     corner_B2 = [centre_corner(size, preprocess.crop) for size in resized_B2]

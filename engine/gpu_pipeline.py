@@ -128,6 +128,10 @@ def run_gpu(
     gpu = cast("GpuRuntime", runtime)
     device = _open_device(gpu.device)
     free = deque(_slot(device, max(batch_size, gpu.batch or 0), dim, decoding) for _ in range(_SLOTS))
+    if device.kind == "cuda":
+        import torch
+
+        torch.cuda.synchronize()  # the slots were cleared on the default stream
     being_decoded: deque[_Slot] = deque()
     on_gpu: deque[_Slot] = deque()
 

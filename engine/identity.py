@@ -87,6 +87,12 @@ def complete_cache(
         raise FingerprintError(
             f"{path} holds features of another kind ({what}); name another output, or pass --overwrite to replace it"
         )
+    near = (cache.run.get("parity") or {}).get("min_cosine", 1.0)
+    if near < execution.min_cosine:
+        raise FingerprintError(
+            f"{path} holds {cache.spec.get('precision')} features with a least cosine of {near:.6f} to float32, below "
+            f"--min-cosine {execution.min_cosine:g}; name another output, or pass --overwrite to replace it"
+        )
     same_labels = cache.target == source.target and cache.classes == source.classes
     if cache.ids != source.ids or not same_labels or not _equal(cache.labels, source.labels):
         raise OutputError(

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 # one down.
 _PASSES = 3
 _MEASURE_S = 1.0
-# Pixels of decoded pictures that are kept for measuring: 600 MB at most.
+# Pixels of decoded pictures that are kept for measuring, and bytes of files.
 _KEPT_BYTES = 600_000_000
+_KEPT_FILE_BYTES = 2_000_000_000
 _PEAK_M = 2048
 _WRITTEN_BYTES = 64_000_000
 _GPU_BATCH = 128
@@ -67,7 +68,8 @@ def good_pictures(source: Source, decoding: Decoding) -> tuple[list[bytes], NDAr
         decoded = decode_one(source, row, decoding)
         if decoded is None:
             continue  # the run itself records why; here the rate of good ones is wanted
-        data.append(source.read(row))
+        if sum(map(len, data)) <= _KEPT_FILE_BYTES:
+            data.append(source.read(row))
         if (len(pixels) + 1) * decoded.nbytes <= _KEPT_BYTES:
             pixels.append(decoded)
     shape = (0, *decoding.preprocess.crop, 3)

@@ -15,13 +15,21 @@ FILE = "estimator.skops"
 _SCHEMA = "schema.json"
 
 
+def _skops() -> Any:
+    """The package, imported when it is needed; it looks into every loaded module, and some of torch's warn of that."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import skops.io
+    return skops
+
+
 def dump_estimator(estimator: Any) -> bytes:
     """An estimator as the bytes of a skops file; equal estimators give equal bytes.
 
     Raises:
         HeadError: it holds something that could not be read back: an object that is not scikit-learn's or NumPy's.
     """
-    import skops.io
+    skops = _skops()
 
     try:
         content: bytes = skops.io.dumps(estimator)
@@ -37,8 +45,9 @@ def load_estimator(content: bytes) -> Any:
     Raises:
         HeadError: the bytes are damaged, or name a type that is not a class of scikit-learn.
     """
-    import skops.io
     from sklearn.pipeline import Pipeline
+
+    skops = _skops()
 
     _check_stored(content)
     trusted = _trusted_types(content)
@@ -108,7 +117,7 @@ def _trusted_types(content: bytes) -> list[str]:
     Raises:
         HeadError: another type is named.
     """
-    import skops.io
+    skops = _skops()
 
     try:
         unknown = skops.io.get_untrusted_types(data=content)

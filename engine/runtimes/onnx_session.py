@@ -39,9 +39,11 @@ class OnnxSession:
         with tempfile.TemporaryDirectory(prefix="tle-onnx-") as folder:
             path = write_onnx(backbone, plan, Path(folder), calibration)
             # A replica a core: a call has one thread, and the calls run side by side.
-            threads = 1 if plan.replicas > 1 else None
+            threads = 1 if plan.device == "cpu" else None
             self._session = open_session(path, threads=threads, providers=_providers(plan))
         self.batch = backbone.onnx.batch if backbone.onnx is not None else None
+        if plan.runtime == "tensorrt" and self.batch is None:
+            self.batch = plan.batch_size  # another size would build another engine, for a minute
         self.device = plan.device
         self._input: str = self._session.get_inputs()[0].name
         self._output: str = self._session.get_outputs()[0].name

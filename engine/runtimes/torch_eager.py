@@ -56,4 +56,6 @@ class TorchRuntime:
             raise RuntimeChoiceError(
                 f"not enough memory on the GPU for a batch of {len(pixels)}: pass a smaller --batch-size ({one_line(error)})"
             ) from error
+        except RuntimeError as error:
+            raise RuntimeChoiceError(f"the backbone failed on a batch of {len(pixels)}: {one_line(error)}") from error
         return features

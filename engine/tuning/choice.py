@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tle.errors import RuntimeChoiceError
-from tle.execution import Execution
+from tle.execution import AUTO, Execution
 from tle.images import EXACT_DECODER, GPU_DECODER
 from tle.runtimes.plan import Plan, check_offered, missing_package, resolve_device
 from tle.runtimes.runtime import Runtime, open_runtime, reference_plan
@@ -27,7 +27,7 @@ from tle.tuning.candidates import BATCH_SIZE, OTHER_BATCH_SIZES, SETUP_S, candid
 from tle.tuning.memory import ChoiceMemory
 from tle.tuning.parity import Parity, compare_features
 from tle.tuning.sample import Sample, take_sample
-from tle.tuning.trial import Trial, measure, try_plan
+from tle.tuning.trial import MEASURE_S, Trial, measure, try_plan
 
 if TYPE_CHECKING:
     from tle.backbones.backbone import Backbone
@@ -115,14 +115,18 @@ def choose(
         RuntimeChoiceError: what the user fixed does not run, or its features are too far from the reference.
     """
     started = time.perf_counter()
-    device = resolve_device(execution.device)
+    device, device_notes = _device(backbone, execution)
     check_offered(execution.runtime, execution.precision, device, backbone)
     if decoder == GPU_DECODER and device != "cuda":
-        raise RuntimeChoiceError("pictures can be decoded on a GPU only where the backbone runs there: see --device")
+        raise RuntimeChoiceError(
+            "pictures decoded by nvJPEG (--gpu-decode, or a head fitted on such) need the backbone on a GPU: --device cuda"
+        )
     replicas = 1 if device == "cuda" else execution.threads
     size = execution.batch_size or BATCH_SIZE[device]
     # A short run gives every replica its part.
     size = max(1, min(size, -(-len(source) // replicas)))
+    if backbone.onnx is not None and backbone.onnx.batch is not None:
+        size = backbone.onnx.batch  # less would be padded to it
     reference = replace(reference_plan(backbone, replicas=replicas), batch_size=size, device=device)
     candidates = candidate_plans(backbone, execution, reference)
     if not candidates:
@@ -138,7 +142,7 @@ def choose(
             parity=None,
             trials=(),
             tuning_s=time.perf_counter() - started,
-            notes=(),
+            notes=device_notes,
         )
     quantized = any(plan.precision == "int8" for plan in candidates)
     sample = take_sample(
@@ -163,7 +167,22 @@ def choose(
         say=say,
         started=started,
     )
-    return race.run(candidates, reference, decoder)
+    choice = race.run(candidates, reference, decoder)
+    return replace(choice, notes=(*device_notes, *choice.notes))
+
+
+def _device(backbone: "Backbone", execution: Execution) -> tuple[str, tuple[str, ...]]:
+    """Where to run: an ONNX file runs on a GPU only if ONNX Runtime can use it, whatever torch can."""
+    device = resolve_device(execution.device)
+    if device == "cpu" or backbone.module is not None or execution.device != AUTO:
+        return device, ()
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        return device, ()
+    return "cpu", (
+        "ONNX Runtime here cannot use the GPU, so the backbone runs on the CPU: pip install onnxruntime-gpu",
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -194,29 +213,31 @@ class _Race:
             return self._choice(plan, open_runtime(self.backbone, plan, calibration=self.calibration), decoder, None)
         short = len(candidates) == 1 and not self.exhaustive  # nothing to choose: features are compared, rates are not
         runtime = open_runtime(self.backbone, reference)
-        self.reference_nD, rate = measure(
-            runtime, self.sample.exact, reference, at_least_s=0.5 if self.exhaustive else 0.0
-        )
-        self.reference_rate = rate
+        self.reference_nD, self.reference_rate = measure(runtime, self.sample.exact, reference, at_least_s=0.0)
         if reference in candidates:
-            self.trials[reference] = Trial(plan=reference, setup_s=0.0, images_per_s=rate)
+            if not (short or self._brief()):  # as the others, without the warm-up of a first pass
+                _, self.reference_rate = measure(runtime, self.sample.exact, reference, at_least_s=MEASURE_S)
+            self.trials[reference] = Trial(plan=reference, setup_s=0.0, images_per_s=self.reference_rate)
             self.opened[reference] = runtime
         for plan in candidates:
             if plan == reference:
                 continue
             known = None if self.exhaustive else self.memory.find(plan)
-            # Where nothing else is left, as with a runtime that the user fixed, it is tried whatever it takes, and again
-            # if it failed: a missing compiler may be there by now.
-            needed = not self._usable()
-            if known is not None and not (needed and known.refused):
+            needed = not self._usable()  # as with a runtime that the user fixed: tried whatever it takes
+            if known is not None:
                 known = replace(known, plan=replace(known.plan, batch_size=self._batch_size(known.plan, plan)))
                 self.trials[known.plan] = known
             elif needed or self._affordable(plan):
-                self._try(plan, at_least_s=0.0 if short or self._brief() else 0.5)
+                self._try(plan, at_least_s=0.0 if short or self._brief() else MEASURE_S)
         while True:
             best = self._best()
-            if best is None:
-                return self._give_up(candidates, reference, decoder)
+            if best is None:  # what was thought too costly to try may be all that is left
+                labels = {trial.plan.label for trial in self.trials.values()}
+                untried = [plan for plan in candidates if plan.label not in labels]
+                if not untried:
+                    return self._give_up(candidates, reference, decoder)
+                self._try(untried[0], at_least_s=0.0)
+                continue
             plan = best
             if plan == reference and decoder != EXACT_DECODER and self.trials[plan].parity is None:
                 self._try_decoder(plan)
@@ -229,9 +250,11 @@ class _Race:
                     break
                 continue
             break
-        if self.execution.batch_size is None and not short:
+        fixed = self.execution.batch_size is not None or (self.backbone.onnx is not None and self.backbone.onnx.batch)
+        if not (fixed or short):
             plan = self._refine(plan)
-        self.memory.save(self.measured)
+        if not fixed and reference.batch_size == BATCH_SIZE[reference.device]:  # else: of this run alone
+            self.memory.save(self.measured)
         return self._choice(plan, self.opened[plan], decoder, self.trials[plan].parity)
 
     def _batch_size(self, known: Plan, wanted: Plan) -> int:
@@ -246,7 +269,8 @@ class _Race:
             return True
         expected_s = min((trial.seconds(self.n_images) for trial in self._usable()), default=float("inf"))
         left_s = self.execution.tuning_limit_s - (time.perf_counter() - self.started)
-        cost_s = SETUP_S[plan.runtime] + 2 * len(self.sample) / self._fastest_rate()
+        pass_s = len(self.sample) / self._fastest_rate()
+        cost_s = SETUP_S[plan.runtime] + (pass_s if self._brief() else 2 * pass_s + MEASURE_S)
         return cost_s <= min(left_s, _SHARE * expected_s)
 
     def _brief(self) -> bool:
@@ -288,6 +312,8 @@ class _Race:
             self.measured.append(trial)
         if runtime is not None:
             self.opened[plan] = runtime
+            best = self._best()  # others are let go: each holds a copy of the weights
+            self.opened = {kept: opened for kept, opened in self.opened.items() if kept in (best, plan)}
         if trial.refused is not None:
             self.notes.append(f"{plan.label} is not used: {trial.refused}")
 
@@ -318,7 +344,7 @@ class _Race:
             note = (
                 "pictures are decoded exactly: features of the faster decoding are too far from those of the exact one"
             )
-            return replace(choice, notes=(*self.notes, note, *choice.notes))
+            return replace(choice, notes=(note, *choice.notes))
         reasons = "; ".join(f"{trial.plan.label}: {trial.refused}" for trial in self.trials.values() if trial.refused)
         raise RuntimeChoiceError(
             f"{reasons or 'nothing runs this backbone here'} (lower --min-cosine to accept it, or leave --precision and "
@@ -332,13 +358,9 @@ class _Race:
         for size in sizes if known is None else []:
             other = replace(plan, batch_size=size)
             if self._affordable(other):
-                self._try(other, at_least_s=0.5)
+                self._try(other, at_least_s=MEASURE_S)
         best = self._best()
-        # 3 %: below that it is noise, and the batch that was measured first stays.
-        same = best is not None and best.label == plan.label
-        if same and best is not None and self.trials[best].images_per_s > 1.03 * self.trials[plan].images_per_s:
-            return best
-        return plan
+        return plan if best is None else best
 
     def _choice(self, plan: Plan, runtime: Runtime, decoder: str, parity: Parity | None) -> Choice:
         return Choice(

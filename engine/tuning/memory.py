@@ -63,23 +63,29 @@ class ChoiceMemory:
             batch_size=batch_size,
             replicas=plan.replicas,
         )
-        return Trial(plan=known, setup_s=found["setup_s"], images_per_s=found["images_per_s"], refused=found["failed"])
+        return Trial(plan=known, setup_s=found["setup_s"], images_per_s=found["images_per_s"])
 
     def save(self, trials: list[Trial]) -> None:
-        """Add trials to what is known; the better batch size of a runtime and precision stays."""
-        if not trials:
+        """Put what was measured now in the place of what was known.
+
+        Args:
+            trials: of each runtime and precision the fastest batch size stays. What did not run is not remembered: a
+                compiler may be installed tomorrow. Whether features are near enough depends on the pictures, and is
+                looked at in every run.
+        """
+        fastest: dict[str, Trial] = {}
+        for trial in trials:
+            best = fastest.get(trial.plan.label)
+            if trial.images_per_s and (best is None or trial.images_per_s > best.images_per_s):
+                fastest[trial.plan.label] = trial
+        if not fastest:
             return
         known = dict(self._known)
-        for trial in trials:
-            before = known.get(trial.plan.label)
-            if before is not None and before["images_per_s"] > trial.images_per_s and not trial.refused:
-                continue
-            known[trial.plan.label] = {
+        for label, trial in fastest.items():
+            known[label] = {
                 "batch_size": trial.plan.batch_size,
                 "setup_s": round(trial.setup_s, 3),
                 "images_per_s": round(trial.images_per_s, 2),
-                # Whether its features are near enough depends on the pictures, and is looked at in every run.
-                "failed": trial.refused if trial.parity is None else None,
             }
         entries = self._read()
         entries.pop(self._key, None)
@@ -101,10 +107,10 @@ class ChoiceMemory:
             choices: dict[str, Any] = content["choices"]
             for entry in choices.values():
                 for trial in entry["trials"].values():
-                    float(trial["setup_s"]), float(trial["images_per_s"]), int(trial["batch_size"]), trial["failed"]
+                    float(trial["setup_s"]), 1 / float(trial["images_per_s"]), 1 / int(trial["batch_size"])
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
             self.notes = (f"{self._path} cannot be read ({one_line(error)}): measured anew",)
             return {}
         return choices

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tle.errors import RuntimeChoiceError
+from tle.errors import RuntimeChoiceError, one_line
 from tle.runtimes.plan import Plan
 from tle.runtimes.runtime import Runtime, open_runtime
 from tle.threads import one_torch_thread, torch_threads_kept
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tle.backbones.backbone import Backbone
 
 # A rate is taken over passes of at least this long, where time allows: shorter ones vary by a tenth and more.
-_MEASURE_S = 0.5
+MEASURE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class Trial:
 
 
 def measure(
-    runtime: Runtime, pixels: NDArray[np.uint8], plan: Plan, *, at_least_s: float = _MEASURE_S
+    runtime: Runtime, pixels: NDArray[np.uint8], plan: Plan, *, at_least_s: float = MEASURE_S
 ) -> tuple[NDArray[np.float32], float]:
     """Features of some pictures, and the rate with all replicas busy.
 
@@ -71,13 +71,15 @@ def measure(
     rows = np.arange(n_batches * size) % n
     batches = [np.ascontiguousarray(pixels[part]) for part in np.split(rows, n_batches)]
     with torch_threads_kept(), ThreadPoolExecutor(plan.replicas, "tle-measure", initializer=one_torch_thread) as pool:
+        # CUDA graphs belong to the thread that they were recorded in, which is the one that will run them.
+        every = map if plan.device == "cuda" else pool.map
         started = time.perf_counter()
-        features_nD = np.concatenate(list(pool.map(runtime, batches)))[:n]
+        features_nD = np.concatenate(list(every(runtime, batches)))[:n]
         first_s = time.perf_counter() - started
         best_s, measured_s = first_s, 0.0
         while measured_s < at_least_s and first_s < 2 * at_least_s + 1:
             started = time.perf_counter()
-            for _ in pool.map(runtime, batches):
+            for _ in every(runtime, batches):
                 pass
             taken_s = time.perf_counter() - started
             measured_s += taken_s
@@ -93,7 +95,7 @@ def try_plan(
     *,
     min_cosine: float,
     calibration: NDArray[np.uint8] | None = None,
-    at_least_s: float = _MEASURE_S,
+    at_least_s: float = MEASURE_S,
 ) -> tuple[Trial, Runtime | None]:
     """Set a plan up, run it on the sample and hold it against the reference.
 
@@ -117,6 +119,9 @@ def try_plan(
         features_nD, rate = measure(runtime, pixels, plan, at_least_s=at_least_s)
     except RuntimeChoiceError as error:
         return Trial(plan=plan, setup_s=0.0, images_per_s=0.0, refused=str(error)), None
+    except Exception as error:  # noqa: BLE001 - it ran a user's network in a way that this may never have been run
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        return Trial(plan=plan, setup_s=0.0, images_per_s=0.0, refused=reason), None
     parity = compare_features(reference_nD, features_nD)
     refused = None
     if not parity.min_cosine >= min_cosine:

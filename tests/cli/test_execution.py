@@ -63,7 +63,7 @@ def test_a_batch_size_is_a_number_or_auto(text, expected):
         ),
         (["--device", "cpu", "--precision", "tf32"], 1, "--precision tf32 is not offered on the cpu"),
         (["--exact-decode", "--gpu-decode"], 2, "exclude each other"),
-        (["--device", "cpu", "--gpu-decode"], 1, "see --device"),
+        (["--device", "cpu", "--gpu-decode"], 1, "need the backbone on a GPU: --device cuda"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -4,6 +4,7 @@ from importlib.util import find_spec
 import pytest
 from PIL import Image
 
+from tle import bench_plot
 from tle.bench_plot import plot_bench, plot_formats
 from tle.benchmark import BenchResult, Stage
 from tle.errors import MissingPackageError, OutputError
@@ -71,7 +72,7 @@ def test_a_folder_that_is_gone_is_one_line(tmp_path):
 
 
 def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    monkeypatch.setattr(bench_plot, "find_spec", lambda _: None)
     with pytest.raises(MissingPackageError, match="pip install matplotlib"):
         plot_bench(RESULT, tmp_path / "p.png")
     assert not list(tmp_path.iterdir())

@@ -157,25 +157,45 @@ def test_what_is_remembered_is_not_used_where_its_features_are_too_far(lossy, so
     assert "torch bfloat16 is not used" in choice.notes[0]
 
 
-def test_what_failed_before_is_only_tried_when_asked_for(tiny, source):
-    remember(tiny, Trial(plan=BFLOAT16, setup_s=0.0, images_per_s=0.0, refused="it did not run"))
-    choice, said = decide(tiny, many(source), runtime="torch", batch_size=8)
-    assert choice.plan == FLOAT32
-    assert said == []
-    choice, said = decide(tiny, source, runtime="torch", precision="bfloat16")
-    assert choice.plan.precision == "bfloat16"
-
-
 def test_measuring_for_a_benchmark_asks_no_memory_and_leaves_one(tiny, source):
-    remember(tiny, Trial(plan=BFLOAT16, setup_s=0.0, images_per_s=1e-3, refused="it did not run"))
-    choice, _ = decide(tiny, source, exhaustive=True, runtime="torch", batch_size=4)
-    assert labels(choice) == ["torch bfloat16", "torch float32"]
-    assert ChoiceMemory(tiny, device="cpu", replicas=2).find(BFLOAT16).refused is None
+    remember(tiny, Trial(plan=BFLOAT16, setup_s=0.0, images_per_s=1e-3))
+    choice, _ = decide(tiny, many(source), exhaustive=True, runtime="torch")
+    assert set(labels(choice)) == {"torch bfloat16", "torch float32"}
+    assert ChoiceMemory(tiny, device="cpu", replicas=2).find(BFLOAT16).images_per_s > 1
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_what_was_measured_at_a_batch_size_of_one_run_alone_is_not_remembered(tiny, source, short):
+    decide(tiny, source if short else many(source), exhaustive=True, runtime="torch", batch_size=None if short else 2)
+    assert ChoiceMemory(tiny, device="cpu", replicas=2).find(BFLOAT16) is None
+
+
+def test_what_was_remembered_and_is_too_far_now_leaves_what_was_too_costly_to_try(tiny, source):
+    remember(tiny, Trial(plan=BFLOAT16, setup_s=0.0, images_per_s=1e6))
+    choice, _ = decide(tiny, many(source), runtime="torch", min_cosine=1.0)
+    assert choice.plan.label == "torch float32"
+
+
+def test_a_network_that_does_not_run_in_bfloat16_runs_in_float32(tiny, source):
+    """Its own code may make float32 tensors: that is a refused candidate, never a crash."""
+    import torch
+
+    class Fixed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last = torch.nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.last(x.mean((2, 3)).float())
+
+    choice, _ = decide(replace(tiny, module=Fixed().eval(), dim=3), many(source), exhaustive=True, runtime="torch")
+    assert choice.plan.label == "torch float32"
+    assert any("torch bfloat16 is not used" in note for note in choice.notes)
 
 
 def test_a_run_whose_memory_cannot_be_written_says_so(tiny, source, monkeypatch):
     monkeypatch.setenv("TLE_CACHE", "/dev/null/tle")
-    choice, _ = decide(tiny, source, exhaustive=True, runtime="torch", batch_size=4)
+    choice, _ = decide(tiny, many(source), exhaustive=True, runtime="torch")
     assert any("cannot be remembered" in note for note in choice.notes)
 
 
