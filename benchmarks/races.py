@@ -181,9 +181,12 @@ def describe(record: dict[str, Any]) -> str:
             )
         )
     for name, found in record["tuned"].items():
+        reached = (
+            f"{found['images_per_s']:.1f} images/s end to end, {found['efficiency']:.1%} of the limit of its stages"
+        )
         parts.append(
             f"{name}: {found['runtime']}, batches of {found['batch_size']}; found in {found['wall_s']:.1f} s by `tle bench`, "
-            f"which measured {found['images_per_s']:.1f} images/s end to end, {found['efficiency']:.1%} of the limit of its stages"
+            f"which measured {reached}"
         )
     parts += [f"left out: {reason}" for reason in record["missing"].values()]
     return "\n\n".join(parts)
