@@ -239,10 +239,11 @@ class _Race:
                 self._try(untried[0], at_least_s=0.0)
                 continue
             plan = best
-            if plan == reference and decoder != EXACT_DECODER and self.trials[plan].parity is None:
+            ready = plan in self.opened
+            if ready and plan == reference and decoder != EXACT_DECODER and self.trials[plan].parity is None:
                 self._try_decoder(plan)
                 continue
-            if plan not in self.opened:  # remembered: its features are held against the reference now
+            if not ready:  # remembered, or let go: its features are held against the reference now
                 before = self.trials.pop(plan)
                 self._try(plan, at_least_s=0.0)
                 if not self.trials[plan].refused:
