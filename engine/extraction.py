@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tle.cache import Cache, open_cache
-from tle.cache_writer import CacheWriter
+from tle.cache.writer import CacheWriter
+from tle.continuation import Request, Stock, choose_plan, open_writer, take_stock
 from tle.enums import Target
-from tle.errors import AllImagesFailedError, ImageError, UsageError
+from tle.errors import AllImagesFailedError, ImageError, TleError, UsageError
 from tle.execution import Execution
 from tle.files import check_output
-from tle.identity import complete_cache, feature_spec
 from tle.images import decoder_versions
 from tle.pipeline import Decoding, run
 from tle.progress import tell, track
@@ -35,6 +35,7 @@ class ExtractResult:
     Attributes:
         path: the cache.
         n_images: pictures in the source.
+        n_extracted: those that were extracted now, failed ones among them; the others were there already.
         n_failed: those that have no features; `tle inspect --failures` lists them.
         dim: feature dimension D.
         images_per_s: rate of the run, start-up excluded; 0 where there was nothing to do.
@@ -52,6 +53,7 @@ class ExtractResult:
 
     path: Path
     n_images: int
+    n_extracted: int
     n_failed: int
     dim: int
     images_per_s: float
@@ -80,9 +82,14 @@ def extract(
     dtype: str = "float32",
     strict: bool = False,
     overwrite: bool = False,
+    retry_failed: bool = False,
+    verify_inputs: bool = False,
     progress: bool = False,
 ) -> ExtractResult:
     """Extract the features of every picture into a cache.
+
+    What is there already is not done again: an unfinished run goes on where it stopped, and of a finished cache the rows
+    of pictures that are still the same are taken over into the new one, which then replaces it in one step.
 
     Args:
         images: a folder (`class/img`, `train/class/img` or flat) or a CSV or Parquet manifest.
@@ -96,7 +103,9 @@ def extract(
         execution: runtime, precision, batch size, decoding; None leaves all of it to measurement.
         dtype: storage type, "float32" or "float16".
         strict: stop at the first bad picture instead of recording it.
-        overwrite: replace an existing cache.
+        overwrite: replace an existing cache instead of using its rows.
+        retry_failed: try pictures again that failed before.
+        verify_inputs: compare the bytes of all pictures with those that were extracted, not only sizes and times.
         progress: show progress on standard error.
 
     Returns:
@@ -105,9 +114,9 @@ def extract(
     Raises:
         TleError: bad input, in one line; see `tle.errors`.
         AllImagesFailedError: not one picture could be read; the cache with the reasons is written all the same.
+        KeyboardInterrupt: the user stopped it; the message says what is kept and how to go on.
     """
     from tle.backbones.load import load_backbone
-    from tle.tuning.choice import choose
 
     path, execution = Path(output), execution or Execution()
     if dtype not in DTYPES:
@@ -117,52 +126,70 @@ def extract(
     tell(source.notes, shown=progress)
     loaded = load_backbone(backbone, weights=weights, layer=layer, pool=pool, overrides=overrides)
     tell(loaded.notes, shown=progress)
-    notes = source.notes + loaded.notes
-    if path.is_file() and not overwrite:
-        cache = complete_cache(path, loaded, dtype, source, execution, progress=progress)
-        return _result(cache, loaded, None, elapsed_s=0.0, strict=strict, notes=notes)
-    choice = choose(
-        loaded,
-        source,
-        execution,
-        decoder=execution.decoder,
-        say=lambda line: tell([line], shown=progress),
-    )
-    tell([*choice.notes, choice.describe()], shown=progress)
-    notes += choice.notes
-    decoding = Decoding(preprocess=loaded.preprocess, decoder=choice.decoder, max_pixels=execution.max_pixels)
-    started = time.monotonic()
-    writer = CacheWriter(
-        path,
-        ids=source.ids,
-        labels=source.labels,
-        classes=source.classes,
-        splits=source.splits,
-        target=source.target,
-        dim=loaded.dim,
+    request = Request(
+        path=path,
+        source=source,
+        backbone=loaded,
         dtype=dtype,
-        spec=feature_spec(loaded, decoder=choice.decoder, precision=choice.plan.precision),
-        run=choice.record() | _run_record(source, notes, execution.max_pixels),
+        execution=execution,
+        overwrite=overwrite,
+        retry_failed=retry_failed,
+        verify_inputs=verify_inputs,
+        progress=progress,
     )
-    with writer, track(len(source), "extracting", shown=progress) as counter:
-        batches = run(
-            source,
-            choice.runtime,
-            decoding,
-            batch_size=choice.plan.batch_size,
-            dim=loaded.dim,
-            workers=execution.threads,
-        )
-        for batch in batches:
-            for failure in batch.failures:
-                if strict:
-                    raise ImageError(f"{source.path(failure.index)}: {failure.reason} (stopped by --strict)")
-                writer.fail(failure.index, failure.reason, failure.digest)
-            writer.write(batch.indices, batch.features, batch.digests)
-            counter.advance(len(batch.indices) + len(batch.failures), len(batch.failures))
-        writer.finish(replace=overwrite)
+    notes = source.notes + loaded.notes
+    with take_stock(request) as stock:
+        tell(stock.notes, shown=progress)
+        notes += tuple(stock.notes)
+        if stock.complete is not None:
+            return _result(stock.complete, loaded, None, kept=len(source), elapsed_s=0.0, strict=strict, notes=notes)
+        choice = choose_plan(request, stock)
+        if choice is not None:
+            tell([*choice.notes, choice.describe()], shown=progress)
+            notes += choice.notes
+        started = time.monotonic()
+        writer = open_writer(request, stock, choice, _run_record(source, notes, execution.max_pixels))
+        try:
+            with writer:
+                kept = len(source) - len(writer.pending)
+                if choice is not None:
+                    _extract(request, stock, choice, writer, strict=strict)
+                writer.finish(replace=overwrite or stock.finished is not None)
+        except (TleError, KeyboardInterrupt) as error:
+            raise type(error)(_and_what_is_kept(str(error), writer)) from error
     elapsed_s = time.monotonic() - started
-    return _result(open_cache(path), loaded, choice, elapsed_s=elapsed_s, strict=strict, notes=notes)
+    return _result(open_cache(path), loaded, choice, kept=kept, elapsed_s=elapsed_s, strict=strict, notes=notes)
+
+
+def _extract(request: Request, stock: Stock, choice: "Choice", writer: CacheWriter, *, strict: bool) -> None:
+    """The pictures that nothing is there for, through the backbone and into the file."""
+    source, execution, pending = request.source, request.execution, writer.pending
+    decoding = Decoding(preprocess=request.backbone.preprocess, decoder=choice.decoder, max_pixels=execution.max_pixels)
+    batches = run(
+        source.subset(pending),
+        choice.runtime,
+        decoding,
+        batch_size=choice.plan.batch_size,
+        dim=request.backbone.dim,
+        workers=execution.threads,
+    )
+    with track(len(pending), "extracting", shown=request.progress) as counter:
+        for batch in (batch.at(pending) for batch in batches):
+            if strict and batch.failures:
+                failure = batch.failures[0]
+                raise ImageError(f"{source.path(failure.index)}: {failure.reason} (stopped by --strict)")
+            writer.add(batch, stock.files)
+            writer.checkpoint()
+            counter.advance(len(batch.indices) + len(batch.failures), len(batch.failures))
+
+
+def _and_what_is_kept(message: str, writer: CacheWriter) -> str:
+    """A reason to stop, and how to go on."""
+    done = len(writer.status) - len(writer.pending)
+    if not done or not writer.part.exists():
+        return message
+    kept = f"{done:,} of {len(writer.status):,} pictures are kept in {writer.part}, the same command goes on from there"
+    return f"{message}; {kept}" if message else kept
 
 
 def _run_record(source: Source, notes: tuple[str, ...], max_pixels: int) -> dict[str, Any]:
@@ -189,6 +216,7 @@ def _result(
     backbone: "Backbone",
     choice: "Choice | None",
     *,
+    kept: int,
     elapsed_s: float,
     strict: bool,
     notes: tuple[str, ...],
@@ -207,9 +235,10 @@ def _result(
         n_images=len(cache),
         n_failed=len(cache.failures),
         dim=cache.dim,
-        images_per_s=len(cache) / elapsed_s if elapsed_s else 0.0,
+        n_extracted=len(cache) - kept,
+        images_per_s=(len(cache) - kept) / elapsed_s if elapsed_s else 0.0,
         elapsed_s=elapsed_s,
-        already_done=choice is None,
+        already_done=not elapsed_s,
         backbone=backbone.name,
         runtime=str(cache.run.get("runtime")),
         precision=str(cache.spec.get("precision")),

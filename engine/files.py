@@ -1,12 +1,18 @@
 """Output files: refused before any work where they cannot be written, and named aside until they are complete."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tle.errors import OutputError, one_line
+
+# What tells at a glance that a file is the one that it was: size in bytes, time of the last change in nanoseconds.
+FILE_DTYPE = np.dtype([("size", np.int64), ("mtime_ns", np.int64)])
 
 
 def part_path(path: Path) -> Path:
@@ -78,3 +84,40 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def write_at(fd: int, data: "bytes | memoryview", offset: int) -> None:
+    """Write all of `data` at a place of a file, however many calls the system wants for it.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(fd, rest, offset)
+        rest, offset = rest[written:], offset + written
+
+
+def reserve(fd: int, n_bytes: int) -> None:
+    """Have `n_bytes` on the disk, or an OSError now; where the system cannot promise space, only their size is set."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(fd, 0, n_bytes)
+    else:
+        os.ftruncate(fd, n_bytes)
+
+
+def file_states(paths: Iterable[str | Path], n: int) -> NDArray[Any]:
+    """Size and modification time of n files, without reading them.
+
+    Returns:
+        (n,) `FILE_DTYPE`; 0 where a file cannot be looked at.
+    """
+    states = np.zeros(n, FILE_DTYPE)
+    sizes, times = states["size"], states["mtime_ns"]
+    for row, path in enumerate(paths):
+        try:
+            status = os.stat(path)  # noqa: PTH116 - a Path each would take longer than the system call
+        except (OSError, ValueError):
+            continue
+        sizes[row], times[row] = status.st_size, status.st_mtime_ns
+    return states

@@ -15,7 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -69,6 +69,11 @@ class Batch:
     features: NDArray[np.float32]
     digests: NDArray[np.uint64]
     failures: tuple[Failure, ...]
+
+    def at(self, rows: NDArray[np.int64]) -> "Batch":
+        """The same for pictures of another source: row i of this one is its row `rows[i]`."""
+        failures = tuple(replace(failure, index=int(rows[failure.index])) for failure in self.failures)
+        return replace(self, indices=rows[self.indices], failures=failures)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

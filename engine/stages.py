@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tle.cache_writer import CacheWriter
+from tle.cache.layout import Content
+from tle.cache.writer import CacheWriter
 from tle.errors import ImageError
 from tle.images import GPU_DECODER, load
 from tle.pipeline import Decoding, run
@@ -182,8 +183,7 @@ def end_to_end_rate(
     for _ in range(_PASSES):
         with tempfile.TemporaryDirectory(prefix="tle-bench-") as folder:
             started = time.perf_counter()
-            writer = CacheWriter(
-                Path(folder) / "bench.h5",
+            content = Content(
                 ids=source.ids,
                 labels=source.labels,
                 classes=source.classes,
@@ -194,11 +194,10 @@ def end_to_end_rate(
                 spec={"backbone": {}},
                 run={},
             )
-            with writer:
+            with CacheWriter.create(Path(folder) / "bench.h5", content) as writer:
                 for batch in run(source, runtime, decoding, batch_size=plan.batch_size, dim=dim, workers=threads):
-                    for failure in batch.failures:
-                        writer.fail(failure.index, failure.reason, failure.digest)
-                    writer.write(batch.indices, batch.features, batch.digests)
+                    writer.add(batch)
+                    writer.checkpoint()
                 writer.finish(replace=True)
             seconds.append(time.perf_counter() - started)
     return len(source) / float(np.median(seconds))

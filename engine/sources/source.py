@@ -1,5 +1,6 @@
 """A source: which pictures there are, where they lie, and what is known about each."""
 
+import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from tle.enums import Split, Target
 from tle.errors import ImageError
+from tle.files import file_states
 
 # A larger file holds no picture within the default pixel limit, and would be read into memory whole.
 MAX_FILE_BYTES = 2 << 30
@@ -65,14 +67,29 @@ class Source:
         """
         if n >= len(self):
             return self
-        rows = np.arange(n) * len(self) // n
+        return self.subset(np.arange(n) * len(self) // n)
+
+    def subset(self, rows: NDArray[np.int64]) -> "Source":
+        """Some of its pictures as a source of their own; itself where they are all.
+
+        Args:
+            rows: which, ascending, at least one.
+        """
+        if len(rows) == len(self):
+            return self
         return replace(
             self,
-            ids=tuple(self.ids[row] for row in rows),
+            ids=tuple(self.ids[row] for row in rows.tolist()),
             labels=self.labels[rows],
             splits=self.splits[rows],
             odd_paths={new: self.odd_paths[old] for new, old in enumerate(rows.tolist()) if old in self.odd_paths},
         )
+
+    def files(self) -> NDArray[Any]:
+        """(N,) `tle.files.FILE_DTYPE`: sizes and modification times of the pictures' files; 0 where there is none."""
+        root = str(self.root)
+        paths = (self.odd_paths.get(row) or os.path.join(root, name) for row, name in enumerate(self.ids))  # noqa: PTH118
+        return file_states(paths, len(self))
 
     def read(self, index: int) -> bytes:
         """The bytes of picture `index`; safe to call from many threads at once.

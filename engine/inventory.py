@@ -1,0 +1,133 @@
+"""Which rows of a cache are as good as new ones, for the pictures of a source.
+
+# N pictures of the source, k rows that are kept
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from tle.cache import Cache
+from tle.cache.checksums import array_checksum
+from tle.cache.verification import damaged_rows
+from tle.cores import usable_cores
+from tle.enums import Status
+from tle.errors import ImageError
+from tle.progress import track
+from tle.sources import Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """Rows of one cache that are as good as new ones.
+
+    Attributes:
+        cache: where they are.
+        old: (k,) int64 rows there, ascending in `new`.
+        new: (k,) int64 rows of the source.
+        changed: pictures whose bytes are others than when they were extracted.
+    """
+
+    cache: Cache
+    old: NDArray[np.int64]
+    new: NDArray[np.int64]
+    changed: int = 0
+
+    def without(self, new: NDArray[np.bool_]) -> "Kept":
+        """Those whose row of the source is not marked in (N,) `new`."""
+        rest = ~new[self.new]
+        return Kept(cache=self.cache, old=self.old[rest], new=self.new[rest], changed=self.changed)
+
+
+def same_pictures(cache: Cache, source: Source) -> bool:
+    """Whether a cache is of the same ids, labels, classes and splits, in the same order."""
+    return (
+        cache.ids == source.ids
+        and cache.target == source.target
+        and cache.classes == source.classes
+        and _equal(cache.labels, source.labels)
+        and _equal(cache.splits, source.splits)
+    )
+
+
+def usable(
+    cache: Cache,
+    source: Source,
+    files: NDArray[Any],
+    *,
+    verify_inputs: bool,
+    retry_failed: bool,
+    progress: bool,
+) -> Kept:
+    """Rows of `cache` for pictures of `source` that are the same as then.
+
+    A picture is the same if its file has the same size and modification time, else if its bytes have the same digest.
+
+    Args:
+        cache: features of the kind that is asked for.
+        source: the pictures.
+        files: (N,) sizes and modification times now.
+        verify_inputs: compare digests of all pictures.
+        retry_failed: rows that failed are not kept.
+        progress: show the progress of reading pictures.
+    """
+    old, new = _by_id(cache, source)
+    good = cache.status[old] == Status.DONE
+    if not retry_failed:
+        good |= cache.status[old] == Status.FAILED
+    old, new = old[good], new[good]
+    # Names that are damaged say nothing: then the bytes have to.
+    ids_known = cache.structure.checksums.get("ids") == array_checksum(cache.raw("ids"))
+    unchanged = (cache.files[old] == files[new]) & (not verify_inputs and ids_known)
+    sizes_then, sizes_now = cache.files["size"][old], files["size"][new]
+    hopeless = (sizes_then > 0) & (sizes_then != sizes_now)
+    doubtful = np.flatnonzero(~unchanged & ~hopeless)
+    if len(doubtful):
+        unchanged[doubtful] = _digests(source, new[doubtful], cache, progress) == cache.digests[old[doubtful]]
+    return Kept(cache=cache, old=old[unchanged], new=new[unchanged], changed=int((~unchanged).sum()))
+
+
+def sound(kept: Kept) -> tuple[Kept, int]:
+    """Rows whose checksums are right, and how many are left out: what is taken over gets a checksum of its own."""
+    bad = np.isin(kept.old, damaged_rows(kept.cache, kept.old))
+    return Kept(cache=kept.cache, old=kept.old[~bad], new=kept.new[~bad], changed=kept.changed), int(bad.sum())
+
+
+def _by_id(cache: Cache, source: Source) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(old, new) rows of the pictures that are in both, ascending in new."""
+    if cache.ids == source.ids:
+        rows = np.arange(len(source), dtype=np.int64)
+        return rows, rows
+    known = {name: row for row, name in enumerate(cache.ids)}
+    found = np.fromiter((known.get(name, -1) for name in source.ids), np.int64, len(source))
+    new = np.flatnonzero(found >= 0)
+    return found[new], new
+
+
+def _digests(source: Source, rows: NDArray[np.int64], cache: Cache, progress: bool) -> NDArray[np.uint64]:
+    found = np.zeros(len(rows), np.uint64)
+    with (
+        ThreadPoolExecutor(usable_cores()) as pool,
+        track(len(rows), f"comparing pictures with {cache.path.name}", shown=progress) as counter,
+    ):
+        for number, digest in enumerate(pool.map(partial(_digest, source), rows.tolist())):
+            found[number] = digest
+            counter.advance(1)
+    return found
+
+
+def _digest(source: Source, row: int) -> int:
+    """xxh3-64 of a picture's bytes, 0 where they cannot be read; what the cache stores."""
+    try:
+        return xxhash.xxh3_64_intdigest(source.read(row))
+    except ImageError:
+        return 0
+
+
+def _equal(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    return a.shape == b.shape and bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
