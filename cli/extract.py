@@ -30,11 +30,14 @@ def extract(
     dtype: Literal["float32", "float16"] = "float32",
     strict: bool = False,
     overwrite: bool = False,
+    retry_failed: bool = False,
+    verify_inputs: bool = False,
     json: Json = False,
 ) -> None:
     """Extract the features of every picture, once, into a cache.
 
-    Running it again on the same pictures with the same backbone does nothing.
+    Running it again goes on where it was interrupted, and extracts only pictures that are new or changed; where there are
+    none it does nothing.
 
     Args:
         images: A folder (class/img, {train,val,test}/class/img or flat), or a CSV or Parquet manifest with the columns
@@ -55,7 +58,9 @@ def extract(
         target: What the labels are; by default seen from them.
         dtype: Storage type of the features.
         strict: Stop at the first bad picture instead of recording it.
-        overwrite: Replace an existing cache.
+        overwrite: Replace an existing cache instead of using what it holds.
+        retry_failed: Try pictures again that failed before.
+        verify_inputs: Compare the bytes of all pictures with those that were extracted, not only sizes and times.
     """
     result = tle.extract(
         images,
@@ -77,6 +82,8 @@ def extract(
         dtype=dtype,
         strict=strict,
         overwrite=overwrite,
+        retry_failed=retry_failed,
+        verify_inputs=verify_inputs,
         progress=True,
     )
     if json:
@@ -85,10 +92,10 @@ def extract(
     if result.already_done:
         print(f"{result.path} is complete: {result.n_images:,} pictures, {result.dim} features; nothing to do")
     else:
-        good = result.n_images - result.n_failed
+        good, kept = result.n_images - result.n_failed, result.n_images - result.n_extracted
         print(
-            f"{result.path}: {good:,} pictures, {result.dim} features, {result.elapsed_s:.1f} s, "
-            f"{result.images_per_s:.1f} images/s ({result.runtime})"
+            f"{result.path}: {good:,} pictures{f' ({kept:,} were there)' if kept else ''}, {result.dim} features, "
+            f"{result.elapsed_s:.1f} s, {result.images_per_s:.1f} images/s ({result.runtime})"
         )
     if result.n_failed:
         path = shlex.quote(str(result.path))

@@ -4,6 +4,7 @@ Every command is loaded when it is called, so that `tle --help` answers without 
 """
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -19,6 +20,7 @@ COMMANDS = {
     "predict": "Classify new pictures.",
     "bench": "Say how fast extraction is here, and what holds it back.",
     "inspect": "Show what a cache or a head holds and where it came from.",
+    "verify": "Compare a cache with its checksums, and mark damaged rows for extraction.",
     "layers": "List the layers of a backbone where features can be taken.",
     "doctor": "Show what this machine has, and what is missing.",
     "demo": "Run the whole path on real pictures, offline.",
@@ -48,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 bad data, 2 bad usage, 3 not one picture could be read, 130 interrupted.
     """
     tokens = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:  # a batch system's wish to stop is as good as a user's
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app(tokens, exit_on_error=False, print_error=False)
         sys.stdout.flush()
@@ -58,8 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TleError as error:
         print(f"tle: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("tle: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"tle: interrupted{f'; {error}' if str(error) else ''}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output went away (`| head`): that is its right. Nothing more may be flushed to it.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tle.backbones.load import PreprocessOverrides, list_layers, load_backbone
     from tle.benchmark import BenchResult, bench
     from tle.cache import Cache, open_cache
+    from tle.cache.verification import VerifyResult, verify
     from tle.classifier import Classifier, load_classifier
     from tle.doctor import Finding, examine
     from tle.evaluation import Evaluation, evaluate
@@ -42,6 +43,7 @@ _HOMES = {
     "PredictResult": "tle.prediction",
     "PreprocessOverrides": "tle.backbones.load",
     "Source": "tle.sources",
+    "VerifyResult": "tle.cache.verification",
     "bench": "tle.benchmark",
     "evaluate": "tle.evaluation",
     "examine": "tle.doctor",
@@ -54,6 +56,7 @@ _HOMES = {
     "open_cache": "tle.cache",
     "open_source": "tle.sources",
     "predict": "tle.prediction",
+    "verify": "tle.cache.verification",
 }
 
 __all__ = [
@@ -70,6 +73,7 @@ __all__ = [
     "PreprocessOverrides",
     "Source",
     "TleError",
+    "VerifyResult",
     "bench",
     "evaluate",
     "examine",
@@ -82,6 +86,7 @@ __all__ = [
     "open_cache",
     "open_source",
     "predict",
+    "verify",
 ]
 
 

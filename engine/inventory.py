@@ -3,23 +3,19 @@
 # N pictures of the source, k rows that are kept
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from tle.cache import Cache
 from tle.cache.checksums import array_checksum
 from tle.cache.verification import damaged_rows
-from tle.cores import usable_cores
 from tle.enums import Status
-from tle.errors import ImageError
 from tle.progress import track
 from tle.sources import Source
+from tle.sources.digests import digests_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,22 +107,11 @@ def _by_id(cache: Cache, source: Source) -> tuple[NDArray[np.int64], NDArray[np.
 
 def _digests(source: Source, rows: NDArray[np.int64], cache: Cache, progress: bool) -> NDArray[np.uint64]:
     found = np.zeros(len(rows), np.uint64)
-    with (
-        ThreadPoolExecutor(usable_cores()) as pool,
-        track(len(rows), f"comparing pictures with {cache.path.name}", shown=progress) as counter,
-    ):
-        for number, digest in enumerate(pool.map(partial(_digest, source), rows.tolist())):
+    with track(len(rows), f"comparing pictures with {cache.path.name}", shown=progress) as counter:
+        for number, digest in enumerate(digests_of(source, rows.tolist())):
             found[number] = digest
             counter.advance(1)
     return found
-
-
-def _digest(source: Source, row: int) -> int:
-    """xxh3-64 of a picture's bytes, 0 where they cannot be read; what the cache stores."""
-    try:
-        return xxhash.xxh3_64_intdigest(source.read(row))
-    except ImageError:
-        return 0
 
 
 def _equal(a: NDArray[Any], b: NDArray[Any]) -> bool:

@@ -73,12 +73,17 @@ class Claim:
             self.fd = fd
         self.found = True
 
-    def release(self) -> None:
-        """Let the cache go; an unfinished file stays, one that was only being laid out does not."""
+    def release(self, *, keep: bool = True) -> None:
+        """Let the cache go.
+
+        Args:
+            keep: whether the unfinished file stays; one that was only being laid out never does.
+        """
         if self.fd < 0:
             return
-        if not self.found and _is_at(self.fd, new_path(self.part)):
-            new_path(self.part).unlink()
+        name = self.part if self.found else new_path(self.part)
+        if not (keep and self.found) and _is_at(self.fd, name):
+            name.unlink()
         os.close(self.fd)
         self.fd = -1
 

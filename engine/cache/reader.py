@@ -62,7 +62,9 @@ class Cache:
         self.checksums: NDArray[np.uint64] = self._map("checksums")
         self.classes = self._names("classes")
         self.failures: tuple[tuple[int, str], ...] = tuple(
-            (int(index), reason.decode("utf-8", "replace")) for index, reason in structure.failures.tolist()
+            (int(index), reason.decode("utf-8", "replace"))
+            for index, reason in structure.failures.tolist()
+            if self.status[index] == Status.FAILED  # a row that was repaired is still listed
         )
 
     def _features(self) -> NDArray[Any]:
@@ -223,7 +225,7 @@ class Cache:
             "file": str(self.path),
             "bytes": self.path.stat().st_size,
             "images": len(self),
-            "failed": len(self.failures),
+            "failed": int((self.status == Status.FAILED).sum()),
             **({"pending": pending} if pending else {}),
             **({"parts": [str(part.path) for part in self.structure.parts]} if self.structure.parts else {}),
             "labelled": int(self.labelled.sum()),

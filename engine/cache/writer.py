@@ -160,7 +160,7 @@ class CacheWriter:
         rows = np.ascontiguousarray(features_BD, dtype=self.dtype)
         files = np.zeros(len(indices), FILE_DTYPE) if files_B is None else files_B
         with self._lock:
-            self._settle()
+            self._begin()
             self._uncommitted.append(self._put(indices, rows, digests_B.astype(np.uint64, copy=False), files))
 
     def fail(self, index: int, reason: str, digest: int, file: "np.void | None" = None) -> None:
@@ -176,7 +176,7 @@ class CacheWriter:
             OutputError: the file system refused the write.
         """
         with self._lock:
-            self._settle()
+            self._begin()
             self._uncommitted.append(self._put_failure(index, reason, digest, file))
 
     def add(self, batch: "Batch", files_N: NDArray[Any] | None = None) -> None:
@@ -331,8 +331,8 @@ class CacheWriter:
                     raise OutputError(f"cannot write to {self._claim.part}: {one_line(error)}") from error
 
     def _commit(self) -> None:
-        self._settle()
-        self._fd = self._claim.keep_in_place()
+        if self._settled:
+            self._fd = self._claim.keep_in_place()
         if self._uncommitted:
             try:
                 os.fdatasync(self._fd)
@@ -343,6 +343,7 @@ class CacheWriter:
             touched = np.concatenate([indices for indices, _ in self._uncommitted])
             self._write_status(touched)
             self._uncommitted.clear()
+        self._settle()
         self._synced = time.monotonic()
 
     def _write_status(self, indices: NDArray[np.int64]) -> None:
@@ -354,6 +355,11 @@ class CacheWriter:
             write_at(self._fd, self.status[first : last + 1].tobytes(), self._slots["status"].offset + first)
         except OSError as error:
             raise OutputError(f"cannot write to {self._claim.part}: {one_line(error)}") from error
+
+    def _begin(self) -> None:
+        """Before the first row of one's own: what was taken over is in the file, and the file has its name."""
+        if not self._settled:
+            self._commit()
 
     def _settle(self) -> None:
         """Give the new file the name of the unfinished one: from now on it is worth keeping."""
@@ -381,9 +387,7 @@ class CacheWriter:
         finally:
             if not self._settled:
                 self._abandon()
-            elif not (self.status != Status.PENDING).any():  # nothing in it
-                self._claim.part.unlink(missing_ok=True)
-            self._claim.release()
+            self._claim.release(keep=bool((self.status != Status.PENDING).any()))
 
     def _abandon(self) -> None:
         """Remove a file that was only being laid out; where there was no other, the claim does it."""
