@@ -16,7 +16,7 @@ from tle.cache.journal import Journal
 from tle.cache.layout import Slot
 from tle.cache.structure import Structure, read_structure
 from tle.enums import Split, Status, Target
-from tle.errors import CacheError, MissingPackageError
+from tle.errors import CacheError, MissingPackageError, one_line
 
 if TYPE_CHECKING:
     import polars
@@ -53,6 +53,11 @@ class Cache:
         self.path, self.structure = path, structure
         self.target, self.fingerprint = structure.target, structure.fingerprint
         self.spec, self.run = structure.spec, structure.run
+        # Once, and all of it: what is read later is of this file, whatever takes its name meanwhile.
+        try:
+            self._bytes: NDArray[np.uint8] = np.memmap(path, np.uint8, "r").view(np.ndarray)
+        except (OSError, ValueError) as error:
+            raise CacheError(f"{path} cannot be mapped: {one_line(error)}") from error
         self.features: NDArray[Any] = self._features()
         self.labels = self._map("labels")
         self.splits: NDArray[np.uint8] = self._map("splits")
@@ -60,7 +65,7 @@ class Cache:
         self.digests: NDArray[np.uint64] = self._map("digests")
         self.files = self._map("files")
         self.checksums: NDArray[np.uint64] = self._map("checksums")
-        self.classes = self._names("classes")
+        self.classes = self._names("classes", errors="replace")
         self.failures: tuple[tuple[int, str], ...] = tuple(
             (int(index), reason.decode("utf-8", "replace"))
             for index, reason in structure.failures.tolist()
@@ -86,15 +91,11 @@ class Cache:
         slot = self.structure.slots[name]
         if not slot.nbytes:
             return np.zeros(slot.shape, slot.dtype)
-        try:
-            mapped: NDArray[Any] = np.memmap(self.path, slot.dtype, "r", slot.offset, slot.shape)
-        except (OSError, ValueError) as error:
-            raise CacheError(f"{self.path} changed while it was opened: try again") from error
-        return mapped.view(np.ndarray)
+        return self._bytes[slot.offset : slot.offset + slot.nbytes].view(slot.dtype).reshape(slot.shape)
 
-    def _names(self, name: str) -> tuple[str, ...]:
+    def _names(self, name: str, errors: str = "strict") -> tuple[str, ...]:
         try:
-            return tuple(text.decode() for text in self._map(name).tolist())
+            return tuple(text.decode("utf-8", errors) for text in self._map(name).tolist())
         except UnicodeDecodeError as error:
             raise CacheError(f"{self.path}: /{name} is damaged, it holds no UTF-8: tle verify tells more") from error
 
@@ -102,8 +103,9 @@ class Cache:
         """Refuse what no array may hold, so that nobody stumbles over it later.
 
         Raises:
-            CacheError: a status, split or label that does not exist.
+            CacheError: a status, split or label that does not exist, a class name that is no text.
         """
+        self._names("classes")
         arrays: list[tuple[str, NDArray[Any], int]] = [
             ("status", self.status, max(Status)),
             ("splits", self.splits, max(Split)),
@@ -251,10 +253,30 @@ def open_cache(path: str | Path) -> Cache:
     Raises:
         CacheError: the file is missing, not HDF5, not a tle cache, truncated, altered, or reaches outside its folder.
     """
-    path = Path(path)
-    cache = Cache(path, read_structure(path))
+    cache = open_unchecked(Path(path))
     cache.check_values()
     return cache
+
+
+def open_unchecked(path: Path) -> Cache:
+    """Open a cache whose values may be damaged, as long as its structure is not.
+
+    Raises:
+        CacheError: as `open_cache`, but for values.
+    """
+    while True:
+        state = _state(path)
+        cache = Cache(path, read_structure(path))
+        if _state(path) == state:
+            return cache  # else it was replaced in between: looked at again
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size
 
 
 def open_unfinished(path: Path, fd: int) -> Cache:

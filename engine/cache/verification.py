@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from tle.cache.checksums import array_checksum, row_checksums, row_views
 from tle.cache.claim import Claim
 from tle.cache.layout import clip_reason
-from tle.cache.reader import Cache
-from tle.cache.structure import read_structure
+from tle.cache.reader import Cache, open_unchecked
 from tle.enums import Status
 from tle.errors import CacheError, OutputError, one_line
 from tle.files import write_at
@@ -105,7 +104,7 @@ def verify(
         OutputError: another process writes it, or the file system refused.
     """
     path = Path(cache)
-    opened = Cache(path, read_structure(path))
+    opened = open_unchecked(path)
     n = len(opened)
     bad = np.zeros(n, np.bool_)
     infinite = np.zeros(n, np.bool_)
