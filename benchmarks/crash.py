@@ -11,7 +11,6 @@ and failures have to be those of a run that nobody disturbed, byte for byte.
 import argparse
 import collections
 import multiprocessing
-import os
 import shutil
 import signal
 import sys
@@ -126,12 +125,11 @@ class Campaign:
                 break
             process, phase = self._start(), str(self._rng.choice(_PHASES))
             self._wait_for(phase, process)
-            if process.exitcode is not None:
+            if not process.is_alive():
                 break
-            os.kill(process.pid or 0, signal.SIGKILL)
+            process.kill()
             process.join()
-            if process.exitcode == -signal.SIGKILL:
-                self.kills[what + phase] += 1
+            self.kills[what + phase] += process.exitcode == -signal.SIGKILL  # else it had just ended by itself
             self._look()
         self._finish(self._start())
         found = content(self._output)

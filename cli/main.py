@@ -21,6 +21,8 @@ COMMANDS = {
     "bench": "Say how fast extraction is here, and what holds it back.",
     "inspect": "Show what a cache or a head holds and where it came from.",
     "verify": "Compare a cache with its checksums, and mark damaged rows for extraction.",
+    "merge": "Join caches of one backbone into one.",
+    "convert": "Turn a cache into .npy, .npz, .parquet or .safetensors, or such a file into a cache.",
     "layers": "List the layers of a backbone where features can be taken.",
     "doctor": "Show what this machine has, and what is missing.",
     "demo": "Run the whole path on real pictures, offline.",

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from tle.backbones.load import PreprocessOverrides, list_layers, load_backbone
     from tle.benchmark import BenchResult, bench
     from tle.cache import Cache, open_cache
+    from tle.cache.conversion import ConvertResult, convert
+    from tle.cache.merging import MergeResult, merge
     from tle.cache.verification import VerifyResult, verify
     from tle.classifier import Classifier, load_classifier
     from tle.doctor import Finding, examine
@@ -34,17 +36,20 @@ _HOMES = {
     "BenchResult": "tle.benchmark",
     "Cache": "tle.cache",
     "Classifier": "tle.classifier",
+    "ConvertResult": "tle.cache.conversion",
     "Evaluation": "tle.evaluation",
     "Execution": "tle.execution",
     "ExtractResult": "tle.extraction",
     "Finding": "tle.doctor",
     "FitResult": "tle.heads.fit",
     "Head": "tle.heads.head",
+    "MergeResult": "tle.cache.merging",
     "PredictResult": "tle.prediction",
     "PreprocessOverrides": "tle.backbones.load",
     "Source": "tle.sources",
     "VerifyResult": "tle.cache.verification",
     "bench": "tle.benchmark",
+    "convert": "tle.cache.conversion",
     "evaluate": "tle.evaluation",
     "examine": "tle.doctor",
     "extract": "tle.extraction",
@@ -53,6 +58,7 @@ _HOMES = {
     "load_backbone": "tle.backbones.load",
     "load_classifier": "tle.classifier",
     "load_head": "tle.heads.head",
+    "merge": "tle.cache.merging",
     "open_cache": "tle.cache",
     "open_source": "tle.sources",
     "predict": "tle.prediction",
@@ -63,18 +69,21 @@ __all__ = [
     "BenchResult",
     "Cache",
     "Classifier",
+    "ConvertResult",
     "Evaluation",
     "Execution",
     "ExtractResult",
     "Finding",
     "FitResult",
     "Head",
+    "MergeResult",
     "PredictResult",
     "PreprocessOverrides",
     "Source",
     "TleError",
     "VerifyResult",
     "bench",
+    "convert",
     "evaluate",
     "examine",
     "extract",
@@ -83,6 +92,7 @@ __all__ = [
     "load_backbone",
     "load_classifier",
     "load_head",
+    "merge",
     "open_cache",
     "open_source",
     "predict",

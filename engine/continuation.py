@@ -24,7 +24,7 @@ from tle.enums import Status
 from tle.errors import CacheError, FingerprintError, OutputError, RuntimeChoiceError
 from tle.execution import AUTO, Execution
 from tle.files import part_path
-from tle.identity import as_before, check_same_kind, feature_spec
+from tle.identity import as_before, check_same_kind
 from tle.inventory import Kept, same_pictures, sound, usable
 from tle.progress import tell
 from tle.sources import Source
@@ -38,11 +38,11 @@ _EARLIER = 20  # records of earlier runs that a cache keeps at most
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is asked for; the fields are those of `tle.extract`, opened."""
+    """What is asked for: the arguments of `tle.extract`, and `spec` of the features as `tle.identity` describes them."""
 
     path: Path
     source: Source
-    backbone: "Backbone"
+    spec: Mapping[str, Any]
     dtype: str
     execution: Execution
     overwrite: bool
@@ -58,6 +58,7 @@ class Stock:
     Attributes:
         files: (N,) sizes and modification times of the pictures' files now.
         finished: the finished cache, if it is to be used.
+        old: its rows that need no extraction.
         unfinished: the file of an interrupted run, if it is to be used.
         in_place: whether that is of the very same pictures, labels and splits.
         kept: rows that need no extraction, each once.
@@ -68,6 +69,7 @@ class Stock:
 
     files: NDArray[Any]
     finished: Cache | None = None
+    old: Kept | None = None
     unfinished: Cache | None = None
     in_place: bool = False
     kept: list[Kept] = field(default_factory=list)
@@ -94,38 +96,77 @@ class Stock:
             self.kept.append(kept)
 
 
+def recognise(request: Request, reference: Mapping[str, Any] | None) -> Stock:
+    """Look at a finished cache that was made by a backbone of the same reference.
+
+    So that nothing to do takes no time: neither torch nor the backbone is loaded.
+
+    Args:
+        request: what is asked for; its spec does not matter yet.
+        reference: as `tle.backbones.reference` gives it; None recognises nothing.
+
+    Returns:
+        What is there; `complete` is set where nothing is left to do.
+
+    Raises:
+        FingerprintError, CacheError, OutputError: as `take_stock` does.
+    """
+    stock = Stock(files=request.source.files())
+    if reference is not None and request.path.is_file() and not request.overwrite:
+        cache = open_cache(request.path)
+        if cache.run.get("reference") == reference:
+            _use_finished(replace(request, spec=cache.spec), stock, cache)
+    return stock
+
+
 @contextmanager
-def take_stock(request: Request) -> Iterator[Stock]:
+def take_stock(request: Request, stock: Stock) -> Iterator[Cache | None]:
     """See what is there for a request, and hold the right to write while the block runs.
+
+    Args:
+        request: what is asked for.
+        stock: what `recognise` found; the rest is filled in.
+
+    Yields:
+        The finished cache, where nothing is left to do.
 
     Raises:
         FingerprintError: features of another kind are there.
         CacheError: what is there is damaged.
         OutputError: another process writes it, or pictures failed under another limit.
     """
-    source = request.source
-    stock = Stock(files=source.files())
     if request.path.is_file() and not request.overwrite:
-        stock.finished = open_cache(request.path)
-        check_same_kind(stock.finished, request.backbone, request.dtype, request.execution)
-        kept = _usable(request, stock, stock.finished)
-        if len(kept.new) == len(source) and same_pictures(stock.finished, source):
-            stock.complete = stock.finished
-            if (left := part_path(request.path)).exists():
-                stock.notes.append(f"{left} was left by an interrupted run and is not needed any more")
-            yield stock
-            return
-        _describe(stock, kept, source)
+        _use_finished(request, stock, stock.finished or open_cache(request.path))
+    if stock.complete is not None:
+        yield stock.complete
+        return
     claim = Claim(request.path)
     try:
         stock.claim = claim
         if claim.found:
             _use_unfinished(request, stock, claim)
         if stock.finished is not None:
-            stock.keep(_usable(request, stock, stock.finished))
-        yield stock
+            if stock.finished.is_replaced():  # by a process that had the claim until now
+                _use_finished(request, stock, open_cache(request.path))
+            if stock.old is not None:
+                _describe(stock, stock.old, request.source)
+                stock.keep(stock.old)
+        yield None
     finally:
         claim.release()
+
+
+def _use_finished(request: Request, stock: Stock, cache: Cache) -> None:
+    """Count in a finished cache; looked at twice, its pictures are compared once."""
+    check_same_kind(cache, request.spec, request.dtype, request.execution)
+    if stock.finished is not cache:
+        stock.finished, stock.old = cache, _usable(request, stock, cache)
+    kept = stock.old
+    if kept is not None and len(kept.new) == len(request.source) and same_pictures(cache, request.source):
+        stock.complete = cache
+        left = part_path(request.path)
+        if left.exists():
+            stock.notes = [f"{left} was left by an interrupted run and is not needed any more"]
 
 
 def _usable(request: Request, stock: Stock, cache: Cache) -> Kept:
@@ -162,7 +203,7 @@ def _use_unfinished(request: Request, stock: Stock, claim: Claim) -> None:
     """Count in what an interrupted run left, or say why it cannot be used."""
     try:
         unfinished = open_unfinished(claim.part, claim.fd)
-        check_same_kind(unfinished, request.backbone, request.dtype, request.execution)
+        check_same_kind(unfinished, request.spec, request.dtype, request.execution)
     except (CacheError, FingerprintError) as error:
         if request.overwrite:
             stock.notes.append(f"what was left in {claim.part} is dropped")
@@ -176,7 +217,7 @@ def _use_unfinished(request: Request, stock: Stock, claim: Claim) -> None:
     stock.notes.append(f"going on with {claim.part}: {n:,} of {len(request.source):,} pictures are done")
 
 
-def choose_plan(request: Request, stock: Stock) -> "Choice | None":
+def choose_plan(request: Request, backbone: "Backbone", stock: Stock) -> "Choice | None":
     """What runs the pictures that are left; as before, where there is a before. None where nothing is left.
 
     Raises:
@@ -196,7 +237,7 @@ def choose_plan(request: Request, stock: Stock) -> "Choice | None":
 
     def choosing(execution: Execution) -> "Choice":
         return choose(
-            request.backbone,
+            backbone,
             request.source,
             execution,
             decoder=decoder,
@@ -264,9 +305,10 @@ def _same_plan(run: Mapping[str, Any], choice: "Choice | None") -> bool:
 def _content(request: Request, stock: Stock, choice: "Choice | None", record: Mapping[str, Any]) -> Content:
     before = [kept.cache for kept in stock.kept]
     if choice is None:  # every row is there: only what is said about them changes
-        spec, run = before[0].spec, {**before[0].run, **record}
+        own = {key: value for key, value in before[0].run.items() if key != "parts"}  # of a merged cache
+        spec, run = before[0].spec, {**own, **record}
     else:
-        spec = feature_spec(request.backbone, decoder=choice.decoder, precision=choice.plan.precision)
+        spec = {**request.spec, "decoder": choice.decoder, "precision": choice.plan.precision}
         run = {**choice.record(), **record}
     earlier: list[Any] = []
     for cache in before if choice is not None else before[1:]:
@@ -279,7 +321,7 @@ def _content(request: Request, stock: Stock, choice: "Choice | None", record: Ma
         classes=source.classes,
         splits=source.splits,
         target=source.target,
-        dim=request.backbone.dim,
+        dim=int(request.spec["backbone"]["dim"]),
         dtype=request.dtype,
         spec=spec,
         run=run | ({"earlier": earlier[-_EARLIER:]} if earlier else {}),

@@ -3,18 +3,20 @@
 import platform
 import shlex
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tle.backbones.reference import backbone_reference
 from tle.cache import Cache, open_cache
 from tle.cache.writer import CacheWriter
-from tle.continuation import Request, Stock, choose_plan, open_writer, take_stock
+from tle.continuation import Request, Stock, choose_plan, open_writer, recognise, take_stock
 from tle.enums import Target
 from tle.errors import AllImagesFailedError, ImageError, TleError, UsageError
 from tle.execution import Execution
 from tle.files import check_output
+from tle.identity import feature_spec
 from tle.images import decoder_versions
 from tle.pipeline import Decoding, run
 from tle.progress import tell, track
@@ -116,20 +118,16 @@ def extract(
         AllImagesFailedError: not one picture could be read; the cache with the reasons is written all the same.
         KeyboardInterrupt: the user stopped it; the message says what is kept and how to go on.
     """
-    from tle.backbones.load import load_backbone
-
     path, execution = Path(output), execution or Execution()
     if dtype not in DTYPES:
         raise UsageError(f"--dtype takes {' or '.join(DTYPES)}, got {dtype!r}")
     check_output(path, overwrite=overwrite or path.is_file(), inputs=[images])
     source = open_source(images, target=target)
     tell(source.notes, shown=progress)
-    loaded = load_backbone(backbone, weights=weights, layer=layer, pool=pool, overrides=overrides)
-    tell(loaded.notes, shown=progress)
     request = Request(
         path=path,
         source=source,
-        backbone=loaded,
+        spec={},
         dtype=dtype,
         execution=execution,
         overwrite=overwrite,
@@ -137,40 +135,55 @@ def extract(
         verify_inputs=verify_inputs,
         progress=progress,
     )
+    reference = backbone_reference(backbone, weights=weights, layer=layer, pool=pool, overrides=overrides)
+    stock = recognise(request, reference)
+    if stock.complete is not None:
+        notes = tuple(stock.complete.run.get("backbone_notes", ())) + tuple(stock.notes)
+        tell(notes, shown=progress)
+        return _nothing_to_do(stock.complete, strict=strict, notes=source.notes + notes)
+    from tle.backbones.load import load_backbone
+
+    loaded = load_backbone(backbone, weights=weights, layer=layer, pool=pool, overrides=overrides)
+    tell(loaded.notes, shown=progress)
+    request = replace(request, spec=feature_spec(loaded, decoder=execution.decoder, precision=execution.precision))
     notes = source.notes + loaded.notes
-    with take_stock(request) as stock:
+    with take_stock(request, stock) as complete:
         tell(stock.notes, shown=progress)
         notes += tuple(stock.notes)
-        if stock.complete is not None:
-            return _result(stock.complete, loaded, None, kept=len(source), elapsed_s=0.0, strict=strict, notes=notes)
-        choice = choose_plan(request, stock)
+        if complete is not None:
+            return _nothing_to_do(complete, strict=strict, notes=notes)
+        choice = choose_plan(request, loaded, stock)
         if choice is not None:
             tell([*choice.notes, choice.describe()], shown=progress)
             notes += choice.notes
         started = time.monotonic()
-        writer = open_writer(request, stock, choice, _run_record(source, notes, execution.max_pixels))
+        record = _run_record(source, notes, execution.max_pixels)
+        record |= {"reference": reference, "backbone_notes": list(loaded.notes)}
+        writer = open_writer(request, stock, choice, record)
         try:
             with writer:
                 kept = len(source) - len(writer.pending)
                 if choice is not None:
-                    _extract(request, stock, choice, writer, strict=strict)
+                    _extract(request, loaded, stock, choice, writer, strict=strict)
                 writer.finish(replace=overwrite or stock.finished is not None)
         except (TleError, KeyboardInterrupt) as error:
             raise type(error)(_and_what_is_kept(str(error), writer)) from error
     elapsed_s = time.monotonic() - started
-    return _result(open_cache(path), loaded, choice, kept=kept, elapsed_s=elapsed_s, strict=strict, notes=notes)
+    return _result(open_cache(path), choice, kept=kept, elapsed_s=elapsed_s, strict=strict, notes=notes)
 
 
-def _extract(request: Request, stock: Stock, choice: "Choice", writer: CacheWriter, *, strict: bool) -> None:
+def _extract(
+    request: Request, backbone: "Backbone", stock: Stock, choice: "Choice", writer: CacheWriter, *, strict: bool
+) -> None:
     """The pictures that nothing is there for, through the backbone and into the file."""
     source, execution, pending = request.source, request.execution, writer.pending
-    decoding = Decoding(preprocess=request.backbone.preprocess, decoder=choice.decoder, max_pixels=execution.max_pixels)
+    decoding = Decoding(preprocess=backbone.preprocess, decoder=choice.decoder, max_pixels=execution.max_pixels)
     batches = run(
         source.subset(pending),
         choice.runtime,
         decoding,
         batch_size=choice.plan.batch_size,
-        dim=request.backbone.dim,
+        dim=backbone.dim,
         workers=execution.threads,
     )
     with track(len(pending), "extracting", shown=request.progress) as counter:
@@ -211,9 +224,12 @@ def _run_record(source: Source, notes: tuple[str, ...], max_pixels: int) -> dict
     }
 
 
+def _nothing_to_do(cache: Cache, *, strict: bool, notes: tuple[str, ...]) -> ExtractResult:
+    return _result(cache, None, kept=len(cache), elapsed_s=0.0, strict=strict, notes=notes)
+
+
 def _result(
     cache: Cache,
-    backbone: "Backbone",
     choice: "Choice | None",
     *,
     kept: int,
@@ -239,7 +255,7 @@ def _result(
         images_per_s=(len(cache) - kept) / elapsed_s if elapsed_s else 0.0,
         elapsed_s=elapsed_s,
         already_done=not elapsed_s,
-        backbone=backbone.name,
+        backbone=str(cache.spec["backbone"]["name"]),
         runtime=str(cache.run.get("runtime")),
         precision=str(cache.spec.get("precision")),
         batch_size=choice.plan.batch_size if choice else 0,

@@ -106,18 +106,19 @@ def reserve(fd: int, n_bytes: int) -> None:
         os.ftruncate(fd, n_bytes)
 
 
-def file_states(paths: Iterable[str | Path], n: int) -> NDArray[Any]:
-    """Size and modification time of n files, without reading them.
+def file_states(paths: Iterable[str | Path]) -> NDArray[Any]:
+    """Size and modification time of files, without reading them.
 
     Returns:
         (n,) `FILE_DTYPE`; 0 where a file cannot be looked at.
     """
-    states = np.zeros(n, FILE_DTYPE)
-    sizes, times = states["size"], states["mtime_ns"]
-    for row, path in enumerate(paths):
-        try:
-            status = os.stat(path)  # noqa: PTH116 - a Path each would take longer than the system call
-        except (OSError, ValueError):
-            continue
-        sizes[row], times[row] = status.st_size, status.st_mtime_ns
-    return states
+    found = [_state(path) for path in paths]
+    return np.array(found, FILE_DTYPE)
+
+
+def _state(path: str | Path) -> tuple[int, int]:
+    try:
+        status = os.stat(path)  # noqa: PTH116 - a Path each would take longer than the system call
+    except (OSError, ValueError):
+        return 0, 0
+    return status.st_size, status.st_mtime_ns

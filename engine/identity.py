@@ -55,12 +55,12 @@ def as_before(cache: Cache, execution: Execution) -> tuple[str, str]:
     return EXACT_DECODER if exact else execution.decoder, precision
 
 
-def check_same_kind(cache: Cache, backbone: "Backbone", dtype: str, execution: Execution) -> None:
+def check_same_kind(cache: Cache, asked: Mapping[str, Any], dtype: str, execution: Execution) -> None:
     """Refuse to mix features of two kinds in one cache.
 
     Args:
         cache: what is there, finished or not.
-        backbone: what is asked for.
+        asked: spec of what is asked for; its decoder and precision are those of `execution`.
         dtype: storage type that is asked for.
         execution: decoder, precision and nearness that are asked for.
 
@@ -68,7 +68,7 @@ def check_same_kind(cache: Cache, backbone: "Backbone", dtype: str, execution: E
         FingerprintError: they differ; the message says what in.
     """
     decoder, precision = as_before(cache, execution)
-    spec = feature_spec(backbone, decoder=decoder, precision=precision)
+    spec = {**asked, "decoder": decoder, "precision": precision}
     same = cache.fingerprint == fingerprint(spec) and cache.spec.get("precision") == precision
     if not same or cache.features.dtype != dtype:
         what = spec_difference(spec, cache.spec) or f"dtype: {dtype} instead of {cache.features.dtype}"

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tle.cache.checksums import array_checksum
+from tle.cache.layout import Slot
 from tle.cache.structure import Structure, read_structure
-from tle.errors import CacheError
+from tle.errors import CacheError, one_line
 
 
 class JoinedRows:
@@ -33,19 +34,16 @@ class JoinedRows:
             CacheError: a part is missing, or is not what it was when the caches were merged.
         """
         self.shape, self.dtype = merged.shape, merged.dtype
-        recorded = merged.run.get("parts")
-        states = [part.get("state") for part in recorded] if isinstance(recorded, list) else []
         self._parts: list[NDArray[Any]] = []
-        for number, part in enumerate(merged.parts):
+        for part in merged.parts:
             found = read_structure(part.path)
             if found.parts:
                 raise CacheError(f"{path}: its part {part.path} is a merged cache itself, which is not followed")
             if (found.shape, found.dtype) != ((part.n, self.shape[1]), self.dtype):
                 raise CacheError(f"{part.path} is not what it was when {path} was made of it: tle merge again")
-            if number >= len(states) or states[number] != part_state(part.path, found):
+            if part.state != part_state(part.path, found):
                 raise CacheError(f"{part.path} changed since {path} was made of it: tle merge again")
-            slot = found.slots["features"]
-            self._parts.append(np.memmap(part.path, slot.dtype, "r", slot.offset, slot.shape).view(np.ndarray))
+            self._parts.append(_mapped(part.path, found.slots["features"]))
         self._starts = np.array([part.first for part in merged.parts], np.int64)
 
     def __len__(self) -> int:
@@ -99,4 +97,11 @@ def part_state(path: Path, structure: Structure) -> str:
     slot = structure.slots["checksums"]
     if not slot.nbytes:
         return ""
-    return array_checksum(np.memmap(path, slot.dtype, "r", slot.offset, slot.shape))
+    return array_checksum(_mapped(path, slot))
+
+
+def _mapped(path: Path, slot: Slot) -> NDArray[Any]:
+    try:
+        return np.memmap(path, slot.dtype, "r", slot.offset, slot.shape).view(np.ndarray)
+    except (OSError, ValueError) as error:
+        raise CacheError(f"{path} cannot be mapped: {one_line(error)}") from error

@@ -46,11 +46,13 @@ class Cache:
         run: how they were made.
         failures: (index, reason) of every failed image.
         structure: what the file says of itself.
+        state: device, inode and size of the file that was opened.
     """
 
     def __init__(self, path: Path, structure: Structure) -> None:
         """Map the arrays of the file; see `open_cache`."""
         self.path, self.structure = path, structure
+        self.state: tuple[int, int, int] | None = None
         self.target, self.fingerprint = structure.target, structure.fingerprint
         self.spec, self.run = structure.spec, structure.run
         # Once, and all of it: what is read later is of this file, whatever takes its name meanwhile.
@@ -81,6 +83,10 @@ class Cache:
     def slots(self) -> dict[str, Slot]:
         """Where the arrays lie in the file."""
         return dict(self.structure.slots)
+
+    def is_replaced(self) -> bool:
+        """Whether its name is another file by now."""
+        return _state(self.path) != self.state
 
     def raw(self, name: str) -> NDArray[Any]:
         """An array of the file as it is stored; names as bytes."""
@@ -237,7 +243,7 @@ class Cache:
             "splits": {split.name.lower(): n for split in Split if (n := int((self.splits == split).sum()))},
             "fingerprint": self.fingerprint,
             **self.spec,
-            **self.run,
+            **{key: value for key, value in self.run.items() if key != "parts"},
         }
 
 
@@ -267,8 +273,9 @@ def open_unchecked(path: Path) -> Cache:
     while True:
         state = _state(path)
         cache = Cache(path, read_structure(path))
-        if _state(path) == state:
-            return cache  # else it was replaced in between: looked at again
+        cache.state = state
+        if not cache.is_replaced():  # while it was opened
+            return cache
 
 
 def _state(path: Path) -> tuple[int, int, int] | None:

@@ -50,6 +50,20 @@ def damaged_rows(cache: Cache, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.sort(rows[bad])
 
 
+def damaged_arrays(cache: Cache) -> tuple[str, ...]:
+    """Names of what is written once and is not what was written: labels, classes, ids, splits, run, failures."""
+    expected = cache.structure.checksums
+    arrays = {name: cache.raw(name) for name in ("labels", "classes", "ids", "splits")}
+    arrays["run"] = np.frombuffer(cache.structure.run_text, np.uint8)
+    wrong = [name for name, array in arrays.items() if array_checksum(array) != expected.get(name)]
+    listed = np.sort(cache.structure.failures["index"])
+    # A row that was repaired is pending, and still listed; a row that failed is always listed.
+    failed, pending = (np.flatnonzero(cache.status == status) for status in (Status.FAILED, Status.PENDING))
+    if len(np.unique(listed)) != len(listed) or not np.array_equal(np.setdiff1d(listed, pending), failed):
+        wrong.append("failures")
+    return tuple(wrong)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyResult:
     """What a verification found.
@@ -134,7 +148,7 @@ def verify(
         damaged=_rows(bad),
         not_finite=_rows(infinite & ~bad),
         pending=_rows(pending),
-        arrays=_damaged_arrays(opened),
+        arrays=damaged_arrays(opened),
         changed=_rows(changed),
         missing=_rows(missing),
         repaired=tuple(repaired.tolist()),
@@ -144,20 +158,6 @@ def verify(
 
 def _rows(marked: NDArray[np.bool_]) -> tuple[int, ...]:
     return tuple(np.flatnonzero(marked).tolist())
-
-
-def _damaged_arrays(cache: Cache) -> tuple[str, ...]:
-    """Names of what is written once and is not what was written."""
-    expected = cache.structure.checksums
-    arrays = {name: cache.raw(name) for name in ("labels", "classes", "ids", "splits")}
-    arrays["run"] = np.frombuffer(cache.structure.run_text, np.uint8)
-    wrong = [name for name, array in arrays.items() if array_checksum(array) != expected.get(name)]
-    listed = np.sort(cache.structure.failures["index"])
-    # A row that was repaired is pending, and still listed; a row that failed is always listed.
-    failed, pending = (np.flatnonzero(cache.status == status) for status in (Status.FAILED, Status.PENDING))
-    if len(np.unique(listed)) != len(listed) or not np.array_equal(np.setdiff1d(listed, pending), failed):
-        wrong.append("failures")
-    return tuple(wrong)
 
 
 def _against(cache: Cache, images: str | Path, progress: bool) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -15,14 +15,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from tle.cache.checksums import row_checksums, row_views
 from tle.cache.claim import Claim, new_path
+from tle.cache.failures import add_failures
 from tle.cache.journal import Journal
-from tle.cache.layout import Content, Slot, clip_reason, failure_rows, lay_out
+from tle.cache.layout import Content, Slot, clip_reason, lay_out
 from tle.cache.overlay import Overlay
 from tle.enums import Status
 from tle.errors import CacheError, OutputError, ShapeError, one_line
@@ -282,9 +282,7 @@ class CacheWriter:
     def _add_failures(self) -> None:
         """Let HDF5 say what `/failures` looks like, and write that in an order that keeps the file readable."""
         overlay = Overlay(self._fd)
-        with h5py.File(overlay, "r+") as h5:
-            h5["failures"].resize((len(self.failures),))
-            h5["failures"][:] = failure_rows(self.failures)
+        add_failures(overlay, self.failures)
         overlay.apply(self._fd, lambda: os.fdatasync(self._fd))
         os.ftruncate(self._fd, overlay.size)  # the journal has done its duty
         os.fsync(self._fd)

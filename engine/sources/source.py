@@ -87,9 +87,11 @@ class Source:
 
     def files(self) -> NDArray[Any]:
         """(N,) `tle.files.FILE_DTYPE`: sizes and modification times of the pictures' files; 0 where there is none."""
-        root = str(self.root)
-        paths = (self.odd_paths.get(row) or os.path.join(root, name) for row, name in enumerate(self.ids))  # noqa: PTH118
-        return file_states(paths, len(self))
+        prefix = f"{self.root}{os.sep}"
+        paths = [name if name.startswith("/") else prefix + name for name in self.ids]  # absolute ones: of a manifest
+        for row, path in self.odd_paths.items():
+            paths[row] = str(path)
+        return file_states(paths)
 
     def read(self, index: int) -> bytes:
         """The bytes of picture `index`; safe to call from many threads at once.

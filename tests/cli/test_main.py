@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -202,24 +203,28 @@ def test_a_pipe_gets_plain_lines(photos):
     assert "\x1b" not in done.stderr + done.stdout
 
 
-def test_ctrl_c_is_one_line_and_leaves_no_half_cache(photos, make_images):
-    make_images(photos / "more", ["cat", "dog"], 60, 64)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tle.cli.main", "extract", "more", "-o", "c.h5", *BACKBONE[:-4], "--batch-size", "1"],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 60
-    while not (photos / "c.h5.part").exists():
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_is_one_line_that_says_how_to_go_on(photos, make_images, sent):
+    make_images(photos / "more", ["cat", "dog"], 200, 64)
+    command = [sys.executable, "-m", "tle.cli.main", "extract", "more", "-o", "c.h5", *BACKBONE[:-4]]
+    process = subprocess.Popen([*command, "--batch-size", "1"], stderr=subprocess.PIPE, text=True)
+    part, deadline = photos / "c.h5.part", time.monotonic() + 120
+    while not (part.exists() and tle.open_cache(part).valid.any()):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "tle: interrupted" in errors
+    (last,) = [line for line in errors.splitlines() if line.startswith("tle: ")]
+    assert re.fullmatch(
+        r"tle: interrupted; \d+ of 400 pictures are kept in c\.h5\.part, the same command goes on from there", last
+    )
     assert "Traceback" not in errors
-    assert not (photos / "c.h5").exists()
+    kept = int(last.split()[2])
+    done = subprocess.run([*command, "--batch-size", "1", "--json"], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["n_extracted"] == 400 - kept
+    assert not part.exists()
 
 
 def test_output_into_a_closed_pipe_is_no_traceback():

@@ -156,7 +156,9 @@ def test_new_labels_alone_cost_no_extraction(tmp_path, photos):
     path = tmp_path / "c.h5"
     tle.extract(photos, path, **OPTIONS)
     before = tle.open_cache(path)
-    (photos / "m.csv").write_text("path,label\n" + "".join(f"{name},{number % 3}\n" for number, name in enumerate(before.ids)))
+    (photos / "m.csv").write_text(
+        "path,label\n" + "".join(f"{name},{number % 3}\n" for number, name in enumerate(before.ids))
+    )
     result = tle.extract(photos / "m.csv", path, **OPTIONS)
     assert (result.n_extracted, result.already_done) == (0, False)
     cache = tle.open_cache(path)
@@ -290,7 +292,9 @@ def test_float16_overflow_in_the_middle_is_one_line(tmp_path, photos, monkeypatc
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (48, 48), "white").save(photos / "dog" / "020.png")
     options = OPTIONS | {"backbone": "bignet:Net", "weights": "DEFAULT", "layer": "output"}
-    with pytest.raises(CacheError, match=r"does not fit float16 .* --dtype float32.*24 of 25 pictures are kept") as caught:
+    with pytest.raises(
+        CacheError, match=r"does not fit float16 .* --dtype float32.*24 of 25 pictures are kept"
+    ) as caught:
         tle.extract(photos, tmp_path / "c.h5", dtype="float16", **options)
     assert "\n" not in str(caught.value)
     result = tle.extract(photos, tmp_path / "c.h5", dtype="float32", overwrite=True, **options)

@@ -165,21 +165,6 @@ def test_another_backbone_is_refused_and_named(tmp_path, photos):
     assert tle.open_cache(path).dim == 256
 
 
-def test_other_or_changed_pictures_are_noticed(tmp_path, photos):
-    path = tmp_path / "c.h5"
-    tle.extract(photos, path, **OPTIONS)
-    first = photos / tle.open_cache(path).ids[0]
-    original = first.read_bytes()
-    Image.new("RGB", (48, 48), "red").save(first)
-    with pytest.raises(OutputError, match="1 pictures changed"):
-        tle.extract(photos, path, **OPTIONS)
-    first.write_bytes(original)
-    assert tle.extract(photos, path, **OPTIONS).already_done
-    (photos / "cat" / "new.jpg").write_bytes(original)
-    with pytest.raises(OutputError, match="11"):
-        tle.extract(photos, path, **OPTIONS)
-
-
 def test_float16_halves_the_cache_and_keeps_the_features(tmp_path, photos):
     full = tle.open_cache(tle.extract(photos, tmp_path / "a.h5", **OPTIONS).path)
     half = tle.open_cache(tle.extract(photos, tmp_path / "b.h5", dtype="float16", **OPTIONS).path)

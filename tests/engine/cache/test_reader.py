@@ -22,7 +22,18 @@ from tle.files import check_output, part_path, write_at
 def test_plain_h5py_and_h5dump_read_every_object(tmp_path, write_cache, make_features, make_content):
     path = write_cache(tmp_path / "c.h5", failed=(1,))
     with h5py.File(path) as h5:
-        names = {"features", "status", "labels", "classes", "ids", "splits", "digests", "files", "checksums", "failures"}
+        names = {
+            "features",
+            "status",
+            "labels",
+            "classes",
+            "ids",
+            "splits",
+            "digests",
+            "files",
+            "checksums",
+            "failures",
+        }
         assert set(h5) == names
         np.testing.assert_array_equal(h5["features"][[0, 2, 3]], make_features()[[0, 2, 3]])
         assert [name.decode() for name in h5["ids"][:]] == list(make_content().ids)

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import shutil
 
@@ -81,13 +82,8 @@ def test_any_flipped_byte_at_all_is_found_or_harmless(path, tmp_path):
     for offset in rng.choice(size, 500, replace=False).tolist():
         mask = int(rng.integers(1, 256))
         flip(copy, offset, mask)
-        try:
-            found = not tle.verify(copy).sound
-        except CacheError as error:
-            assert "\n" not in str(error)
-            found = True
-        if not found:
-            assert read_all(copy) == expected, offset
+        with contextlib.suppress(CacheError):  # refused: also found
+            assert not tle.verify(copy).sound or read_all(copy) == expected, offset
         flip(copy, offset, mask)
 
 
