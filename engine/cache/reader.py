@@ -68,10 +68,10 @@ class Cache:
         self.files = self._map("files")
         self.checksums: NDArray[np.uint64] = self._map("checksums")
         self.classes = self._names("classes", errors="replace")
+        listed = structure.failures
+        listed = listed[self.status[listed["index"]] == Status.FAILED]  # a row that was repaired is still listed
         self.failures: tuple[tuple[int, str], ...] = tuple(
-            (int(index), reason.decode("utf-8", "replace"))
-            for index, reason in structure.failures.tolist()
-            if self.status[index] == Status.FAILED  # a row that was repaired is still listed
+            (index, reason.decode("utf-8", "replace")) for index, reason in listed.tolist()
         )
 
     def _features(self) -> NDArray[Any]:
@@ -97,6 +97,8 @@ class Cache:
         slot = self.structure.slots[name]
         if not slot.nbytes:
             return np.zeros(slot.shape, slot.dtype)
+        if slot.offset + slot.nbytes > len(self._bytes):
+            raise CacheError(f"{self.path} changed while it was opened: try again")
         return self._bytes[slot.offset : slot.offset + slot.nbytes].view(slot.dtype).reshape(slot.shape)
 
     def _names(self, name: str, errors: str = "strict") -> tuple[str, ...]:
@@ -281,7 +283,7 @@ def open_unchecked(path: Path) -> Cache:
 def _state(path: Path) -> tuple[int, int, int] | None:
     try:
         status = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # a name with a NUL
         return None
     return status.st_dev, status.st_ino, status.st_size
 

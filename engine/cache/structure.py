@@ -97,17 +97,16 @@ def read_structure(path: Path) -> Structure:
 def _open(path: Path) -> int:
     """A descriptor of a file that begins as HDF5 does."""
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise CacheError(
-                f"{path} is {'a folder' if stat.S_ISDIR(status.st_mode) else 'no regular file'}, not a cache"
-            )
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO that took its name blocks nobody
+        mode = path.stat().st_mode
+        # Looked at first: opening a device can do something. A pipe that takes its name meanwhile keeps nobody waiting.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK) if stat.S_ISREG(mode) else -1
     except FileNotFoundError as error:
         hint = f"; {part_path(path).name} is there: the extraction did not finish" if part_path(path).exists() else ""
         raise CacheError(f"no such cache: {path}{hint}") from error
     except (OSError, ValueError) as error:
         raise CacheError(f"{path} cannot be read: {one_line(error)}") from error
+    if fd < 0:
+        raise CacheError(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}, not a cache")
     try:
         start = os.pread(fd, len(SIGNATURE), 0)
     except OSError as error:

@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -18,12 +19,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tle.cache.checksums import row_checksums, row_views
 from tle.cache.claim import Claim, new_path
 from tle.cache.failures import add_failures
-from tle.cache.journal import Journal
-from tle.cache.layout import Content, Slot, clip_reason, lay_out
+from tle.cache.layout import Content, Slot, lay_out
 from tle.cache.overlay import Overlay
+from tle.cache.rows import RowFile
 from tle.enums import Status
 from tle.errors import CacheError, OutputError, ShapeError, one_line
 from tle.files import FILE_DTYPE, check_output, reserve, sync_folder, write_at
@@ -32,10 +32,12 @@ if TYPE_CHECKING:
     from tle.cache.reader import Cache
     from tle.pipeline import Batch
 
-# Seconds between syncs: what a crash may cost. One sync of what a CPU extracts in a second takes milliseconds.
+# Between syncs, whichever comes first: what a crash may cost, and what the last sync has to wait for.
 SYNC_INTERVAL_S = 1.0
+SYNC_BYTES = 1 << 26
 _FLOAT16_MAX = 65504
 _CARRY_BYTES = 1 << 24
+_Rows = tuple[NDArray[np.int64], int]  # some rows, and their status
 
 
 class CacheWriter:
@@ -56,17 +58,19 @@ class CacheWriter:
     def __init__(self, claim: Claim, fd: int, slots: Mapping[str, Slot], *, settled: bool) -> None:
         """Use `create` or `resume`."""
         self.path = claim.path
-        self._claim, self._fd, self._slots, self._settled = claim, fd, dict(slots), settled
-        features = self._slots["features"]
+        self._claim, self._settled = claim, settled
+        self._file = RowFile(claim.part, fd, slots)
+        features = slots["features"]
         self.dim, self.dtype = features.shape[1], features.dtype
         self.status = np.zeros(features.shape[0], np.uint8)
         self.failures: dict[int, str] = {}
-        self._journal = Journal(features)
-        self._uncommitted: list[tuple[NDArray[np.int64], int]] = []
-        self._synced = time.monotonic()
-        self._lock = threading.Lock()
-        self._finished = False
         self.resumed = settled
+        self._finished = False
+        self._uncommitted: list[_Rows] = []
+        self._unsynced_bytes, self._synced = 0, time.monotonic()
+        self._lock = threading.Lock()  # of everything but the sync itself, beside which rows can be written
+        self._pool = ThreadPoolExecutor(1, "tle-sync")
+        self._syncing: Future[None] | None = None
 
     @classmethod
     def create(cls, path: Path, content: Content, *, claim: Claim | None = None) -> Self:
@@ -114,7 +118,7 @@ class CacheWriter:
         writer = cls(claim, claim.fd, unfinished.slots, settled=True)
         writer.status[:] = unfinished.status
         writer.failures = dict(unfinished.reasons)
-        writer._journal.skip(claim.fd)
+        writer._file.journal.skip(claim.fd)
         return writer
 
     @property
@@ -147,21 +151,10 @@ class CacheWriter:
             CacheError: a value is beyond float16 where that is the storage type.
             OutputError: the file system refused the write.
         """
-        if not len(indices):
-            return
-        if features_BD.shape != (len(indices), self.dim):
-            raise ShapeError(f"expected features ({len(indices)}, {self.dim}), got {features_BD.shape}")
-        # Looked for before the cast: float16 would turn anything beyond 65,504 into inf without a word.
-        if self.dtype == np.float16 and features_BD.size and (peak := float(np.abs(features_BD).max())) > _FLOAT16_MAX:
-            raise CacheError(
-                f"a feature of magnitude {peak:.6g} does not fit float16 (65,504 at most): extract with --dtype float32 "
-                "--overwrite"
-            )
-        rows = np.ascontiguousarray(features_BD, dtype=self.dtype)
         files = np.zeros(len(indices), FILE_DTYPE) if files_B is None else files_B
         with self._lock:
             self._begin()
-            self._uncommitted.append(self._put(indices, rows, digests_B.astype(np.uint64, copy=False), files))
+            self._uncommitted += self._put(indices, features_BD, digests_B, files)
 
     def fail(self, index: int, reason: str, digest: int, file: "np.void | None" = None) -> None:
         """Record an image as failed.
@@ -177,7 +170,7 @@ class CacheWriter:
         """
         with self._lock:
             self._begin()
-            self._uncommitted.append(self._put_failure(index, reason, digest, file))
+            self._uncommitted += self._put_failure(index, reason, digest, file)
 
     def add(self, batch: "Batch", files_N: NDArray[Any] | None = None) -> None:
         """Write a batch with its failures; all of it is committed together.
@@ -189,17 +182,14 @@ class CacheWriter:
         Raises:
             ShapeError, CacheError, OutputError: as `write` does.
         """
-        before, self._uncommitted = self._uncommitted, []
-        try:
+        files = np.zeros(len(self.status), FILE_DTYPE) if files_N is None else files_N
+        with self._lock:
+            self._begin()
+            rows = []
             for failure in batch.failures:
-                file = None if files_N is None else files_N[failure.index]
-                self.fail(failure.index, failure.reason, failure.digest, file)
-            files_B = None if files_N is None else files_N[batch.indices]
-            self.write(batch.indices, batch.features, batch.digests, files_B)
-        except BaseException:
-            self._uncommitted = before
-            raise
-        self._uncommitted = before + self._uncommitted
+                rows += self._put_failure(failure.index, failure.reason, failure.digest, files[failure.index])
+            rows += self._put(batch.indices, batch.features, batch.digests, files[batch.indices])
+            self._uncommitted += rows
 
     def carry(self, cache: "Cache", old: NDArray[np.int64], new: NDArray[np.int64], files: NDArray[Any]) -> None:
         """Take over rows of another cache, as they are; those of the unfinished file that is replaced among them.
@@ -221,12 +211,13 @@ class CacheWriter:
                 first, last = int(rows[0]), int(rows[-1])
                 together = last - first + 1 == len(rows) and bool((np.diff(rows) == 1).all())
                 features = cache.features[first : last + 1] if together else cache.features[rows]  # a view, or a copy
-                self._uncommitted.append(
-                    self._put(places, features, cache.digests[rows], files[done][start : start + step])
+                self._unsynced_bytes += self._file.put_done(
+                    places, features, cache.digests[rows], files[done][start : start + step]
                 )
+                self._uncommitted.append((places, Status.DONE))
             for row, place, file in zip(old[~done].tolist(), new[~done].tolist(), files[~done], strict=True):
                 reason = cache.reasons.get(row, "not recorded")
-                self._uncommitted.append(self._put_failure(place, reason, int(cache.digests[row]), file))
+                self._uncommitted += self._put_failure(place, reason, int(cache.digests[row]), file)
 
     def reset(self, indices: NDArray[np.int64]) -> None:
         """Make rows of the unfinished file pending again, at once."""
@@ -234,12 +225,24 @@ class CacheWriter:
             self.status[indices] = Status.PENDING
             for index in indices.tolist():
                 self.failures.pop(index, None)
-            self._write_status(indices)
+            self._file.put_status(self.status, indices)
 
     def checkpoint(self) -> None:
-        """`commit`, if the last was long enough ago."""
-        if time.monotonic() - self._synced >= SYNC_INTERVAL_S:
-            self.commit()
+        """Begin a `commit` in the background, if the last was long enough or enough rows ago.
+
+        Raises:
+            OutputError: the one before failed.
+        """
+        due = time.monotonic() - self._synced >= SYNC_INTERVAL_S or self._unsynced_bytes >= SYNC_BYTES
+        if not due or (self._syncing is not None and not self._syncing.done()):
+            return
+        self._wait()
+        with self._lock:
+            self._begin()
+            self._file.fd = self._claim.keep_in_place()
+            rows, self._uncommitted = self._uncommitted, []
+            self._unsynced_bytes, self._synced = 0, time.monotonic()
+            self._syncing = self._pool.submit(self._make_durable, rows)
 
     def commit(self) -> None:
         """Make durable what was written, then write down that it is there.
@@ -247,6 +250,7 @@ class CacheWriter:
         Raises:
             OutputError: the file system refused, or the unfinished file was replaced by another.
         """
+        self._wait()
         with self._lock:
             self._commit()
 
@@ -264,10 +268,11 @@ class CacheWriter:
             OutputError: the file system refused, or the name was taken meanwhile.
         """
         self.commit()
+        fd = self._file.fd
         if len(self.pending):
             raise CacheError(f"{len(self.pending)} of {len(self.status)} rows were never written to {self._claim.part}")
         try:
-            self._add_failures()
+            self._add_failures(fd)
             check_output(self.path, overwrite=replace)
             self._claim.part.replace(self.path)
             sync_folder(self.path.absolute().parent)
@@ -276,83 +281,80 @@ class CacheWriter:
                 raise
             raise OutputError(f"cannot finish {self.path}: {one_line(error)}") from error
         self._finished = True
+        self._pool.shutdown()
         self._claim.release()  # a published cache is not locked: nobody writes it any more
         return self.path
 
-    def _add_failures(self) -> None:
+    def _add_failures(self, fd: int) -> None:
         """Let HDF5 say what `/failures` looks like, and write that in an order that keeps the file readable."""
-        overlay = Overlay(self._fd)
+        overlay = Overlay(fd)
         add_failures(overlay, self.failures)
-        overlay.apply(self._fd, lambda: os.fdatasync(self._fd))
-        os.ftruncate(self._fd, overlay.size)  # the journal has done its duty
-        os.fsync(self._fd)
+        if overlay.changed_pages():
+            overlay.apply(fd, lambda: os.fdatasync(fd))
+        os.ftruncate(fd, overlay.size)  # the journal has done its duty
+        os.fsync(fd)
 
     def _put(
         self,
         indices: NDArray[np.int64],
-        rows_BD: NDArray[Any],
+        features_BD: NDArray[np.float32],
         digests_B: NDArray[np.uint64],
         files_B: NDArray[Any],
-    ) -> tuple[NDArray[np.int64], int]:
+    ) -> list[_Rows]:
         """Write everything of some good rows but their status, which is given back and waits for the next sync."""
-        checksums = row_checksums(row_views(rows_BD), digests_B, files_B, Status.DONE)
-        self._write_rows({"features": rows_BD, "digests": digests_B, "files": files_B, "checksums": checksums}, indices)
-        return indices, Status.DONE
+        if not len(indices):
+            return []
+        if features_BD.shape != (len(indices), self.dim):
+            raise ShapeError(f"expected features ({len(indices)}, {self.dim}), got {features_BD.shape}")
+        # Looked for before the cast: float16 would turn anything beyond 65,504 into inf without a word.
+        if self.dtype == np.float16 and (peak := float(np.abs(features_BD).max())) > _FLOAT16_MAX:
+            raise CacheError(
+                f"a feature of magnitude {peak:.6g} does not fit float16 (65,504 at most): extract with --dtype float32 "
+                "--overwrite"
+            )
+        rows = np.ascontiguousarray(features_BD, dtype=self.dtype)
+        self._unsynced_bytes += self._file.put_done(indices, rows, digests_B.astype(np.uint64, copy=False), files_B)
+        return [(indices, Status.DONE)]
 
-    def _put_failure(
-        self, index: int, reason: str, digest: int, file: "np.void | None"
-    ) -> tuple[NDArray[np.int64], int]:
-        """The same for a bad row; its reason goes to the journal."""
-        row, digests, files = np.array([index]), np.array([digest], np.uint64), np.zeros(1, FILE_DTYPE)
-        if file is not None:
-            files[0] = file
+    def _put_failure(self, index: int, reason: str, digest: int, file: "np.void | None") -> list[_Rows]:
+        """The same for a bad row."""
+        self._file.put_failed(index, reason, digest, np.zeros(1, FILE_DTYPE)[0] if file is None else file)
         self.failures[index] = reason
-        try:
-            self._journal.append(self._fd, index, reason)
-        except OSError as error:
-            raise OutputError(f"cannot write to {self._claim.part}: {one_line(error)}") from error
-        checksums = row_checksums([clip_reason(reason)], digests, files, Status.FAILED)
-        self._write_rows({"digests": digests, "files": files, "checksums": checksums}, row)
-        return row, Status.FAILED
+        return [(np.array([index]), Status.FAILED)]
 
-    def _write_rows(self, arrays: Mapping[str, NDArray[Any]], indices: NDArray[np.int64]) -> None:
-        """`pwrite` rows at their place, one system call for each run of consecutive indices and array."""
-        breaks = (np.flatnonzero(np.diff(indices) != 1) + 1).tolist()
-        for name, rows in arrays.items():
-            slot = self._slots[name]
-            data = memoryview(np.ascontiguousarray(rows).reshape(-1).view(np.uint8))  # type: ignore[arg-type]
-            for first, end in zip([0, *breaks], [*breaks, len(indices)], strict=True):
-                place = slot.offset + int(indices[first]) * slot.row_bytes
-                try:
-                    write_at(self._fd, data[first * slot.row_bytes : end * slot.row_bytes], place)
-                except OSError as error:
-                    raise OutputError(f"cannot write to {self._claim.part}: {one_line(error)}") from error
+    def _make_durable(self, rows: list[_Rows]) -> None:
+        """Sync, then write down the status of rows that were written before."""
+        try:
+            self._file.sync()
+            with self._lock:
+                self._write_status(rows)
+        except BaseException:
+            with self._lock:
+                self._uncommitted = rows + self._uncommitted  # for the next attempt
+            raise
+
+    def _wait(self) -> None:
+        """For the sync in the background; its error is raised here."""
+        if self._syncing is not None:
+            syncing, self._syncing = self._syncing, None
+            syncing.result()
 
     def _commit(self) -> None:
         if self._settled:
-            self._fd = self._claim.keep_in_place()
+            self._file.fd = self._claim.keep_in_place()
         if self._uncommitted:
-            try:
-                os.fdatasync(self._fd)
-            except OSError as error:
-                raise OutputError(f"cannot write to {self._claim.part}: {one_line(error)}") from error
-            for indices, status in self._uncommitted:
-                self.status[indices] = status
-            touched = np.concatenate([indices for indices, _ in self._uncommitted])
-            self._write_status(touched)
-            self._uncommitted.clear()
+            self._file.sync()
+            self._write_status(self._uncommitted)
+            self._uncommitted = []
         self._settle()
-        self._synced = time.monotonic()
+        self._unsynced_bytes, self._synced = 0, time.monotonic()
 
-    def _write_status(self, indices: NDArray[np.int64]) -> None:
-        """One call for everything from the first to the last of some rows: batches are there whole or not at all."""
-        if not len(indices):
-            return
-        first, last = int(indices.min()), int(indices.max())
-        try:
-            write_at(self._fd, self.status[first : last + 1].tobytes(), self._slots["status"].offset + first)
-        except OSError as error:
-            raise OutputError(f"cannot write to {self._claim.part}: {one_line(error)}") from error
+    def _write_status(self, rows: list[_Rows]) -> None:
+        """All in one call: batches are there whole or not at all."""
+        for indices, status in rows:
+            self.status[indices] = status
+        if rows:
+            self._file.put_status(self.status, np.concatenate([indices for indices, _ in rows]))
 
     def _begin(self) -> None:
         """Before the first row of one's own: what was taken over is in the file, and the file has its name."""
@@ -364,8 +366,8 @@ class CacheWriter:
         if self._settled:
             return
         try:
-            os.fdatasync(self._fd)
-            self._claim.settle(self._fd)
+            os.fdatasync(self._file.fd)
+            self._claim.settle(self._file.fd)
             sync_folder(self.path.absolute().parent)
         except OSError as error:
             raise OutputError(f"cannot create {self._claim.part}: {one_line(error)}") from error
@@ -385,10 +387,11 @@ class CacheWriter:
         finally:
             if not self._settled:
                 self._abandon()
+            self._pool.shutdown()
             self._claim.release(keep=bool((self.status != Status.PENDING).any()))
 
     def _abandon(self) -> None:
         """Remove a file that was only being laid out; where there was no other, the claim does it."""
-        if self._fd != self._claim.fd:
+        if self._file.fd != self._claim.fd:
             new_path(self._claim.part).unlink(missing_ok=True)
-            os.close(self._fd)
+            os.close(self._file.fd)

@@ -137,12 +137,12 @@ def test_finishing_changes_one_page_of_what_was_there(tmp_path, make_content, n,
     """What makes the last step atomic: HDF5's own metadata changes on the first page alone."""
     n_failed = min(n, n_failed)
     with CacheWriter.create(tmp_path / "c.h5", make_content(n)) as writer:
-        overlay = Overlay(writer._fd)
+        overlay = Overlay(writer._file.fd)
         with h5py.File(overlay, "r+") as h5:
             h5["failures"].resize((n_failed,))
             h5["failures"][:] = np.ones(n_failed, h5["failures"].dtype)
-        assert overlay.changed_pages() <= {0} | set(range(os.fstat(writer._fd).st_size // 4096, 10**6))
-        assert overlay.size <= writer._journal.start
+        assert overlay.changed_pages() <= {0} | set(range(os.fstat(writer._file.fd).st_size // 4096, 10**6))
+        assert overlay.size <= writer._file.journal.start
 
 
 def test_killed_at_every_step(tmp_path, make_content, make_features, in_child, dying_at):
@@ -314,7 +314,7 @@ def test_a_disk_that_fills_up_costs_nothing_that_was_done(tmp_path, make_content
     def work():
         with CacheWriter.create(path, make_content(20)) as writer:
             writer.write(np.arange(10), make_features(10), np.zeros(10, np.uint64))
-            limit_file_size(os.fstat(writer._fd).st_size)
+            limit_file_size(os.fstat(writer._file.fd).st_size)
             with pytest.raises(OutputError, match="cannot write to") as caught:
                 writer.fail(10, "no picture", 0)
             assert "\n" not in str(caught.value)
