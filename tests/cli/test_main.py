@@ -227,6 +227,30 @@ def test_a_stop_is_one_line_that_says_how_to_go_on(photos, make_images, sent):
     assert not part.exists()
 
 
+def test_of_two_runs_on_one_cache_one_works_and_one_says_so(photos, make_images):
+    make_images(photos / "more", ["cat", "dog"], 100, 64)
+    command = [
+        sys.executable,
+        "-m",
+        "tle.cli.main",
+        "extract",
+        "more",
+        "-o",
+        "c.h5",
+        *BACKBONE[:-4],
+        "--batch-size",
+        "1",
+    ]
+    runs = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    errors = [run.communicate(timeout=200)[1] for run in runs]
+    assert {run.returncode for run in runs} == {0, 1}
+    for run, text in zip(runs, errors, strict=True):
+        lines = [line for line in text.splitlines() if line.startswith("tle: ")]
+        assert len(lines) == run.returncode
+        assert all("another process is writing c.h5.part" in line for line in lines)
+    assert tle.verify("c.h5").sound
+
+
 def test_output_into_a_closed_pipe_is_no_traceback():
     done = subprocess.run(
         f"{sys.executable} -m tle.cli.main layers torchvision/resnet18 | head -1",

@@ -2,11 +2,15 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 
 import numpy as np
 import pytest
+import torch
+import torchvision
 from PIL import Image
 
 import tle
@@ -334,3 +338,28 @@ def test_what_is_left_beside_a_complete_cache_is_said(tmp_path, photos):
     part_path(path).write_bytes(b"old")
     assert any("not needed any more" in note for note in tle.extract(photos, path, **OPTIONS).notes)
     assert part_path(path).read_bytes() == b"old"
+
+
+def test_nothing_to_do_loads_no_torch_and_reads_no_picture(tmp_path, photos):
+    path = tmp_path / "c.h5"
+    tle.extract(photos, path, **OPTIONS)
+    code = (
+        "import sys, tle\n"
+        "tle.Source.read = None\n"
+        "result = tle.extract(sys.argv[1], sys.argv[2], backbone='torchvision/resnet18', weights='none',\n"
+        "    overrides=tle.PreprocessOverrides(resize=40, crop=32), execution=tle.Execution(precision='float32'))\n"
+        "print(result.already_done, 'torch' in sys.modules, any('random weights' in note for note in result.notes))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, photos, path], capture_output=True, text=True, check=True)
+    assert done.stdout == "True False True\n"
+
+
+def test_a_cache_of_another_reference_is_looked_at_closely(tmp_path, photos):
+    """The same network by another name: its file of weights; nothing to do all the same, but found by its digest."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "w.pth")
+    path = tmp_path / "c.h5"
+    tle.extract(photos, path, **OPTIONS)
+    result = tle.extract(photos, path, **(OPTIONS | {"weights": str(tmp_path / "w.pth")}))
+    assert result.already_done

@@ -305,3 +305,22 @@ def test_listing_loads_no_torch(tmp_path: Path) -> None:
     code = "import sys, tle.sources; tle.sources.open_source(sys.argv[1]); print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
     assert result.stdout == "False\n"
+
+
+def test_files_tells_size_and_time_and_zero_where_there_is_none(tmp_path):
+    touch(tmp_path, "cat/a.jpg", "cat/b.jpg")
+    (tmp_path / "cat" / "a.jpg").write_bytes(b"12345")
+    source = open_source(tmp_path)
+    (tmp_path / "cat" / "b.jpg").unlink()
+    files = source.files()
+    status = (tmp_path / "cat" / "a.jpg").stat()
+    assert files.tolist() == [(5, status.st_mtime_ns), (0, 0)]
+
+
+def test_a_subset_keeps_what_belongs_together(tmp_path):
+    touch(tmp_path, "cat/a.jpg", "cat/b.jpg", "dog/c.jpg", "dog/d.jpg")
+    source = open_source(tmp_path)
+    part = source.subset(np.array([1, 2]))
+    assert part.ids == ("cat/b.jpg", "dog/c.jpg")
+    assert part.labels.tolist() == [0, 1]
+    assert source.subset(np.arange(4)) is source
