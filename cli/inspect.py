@@ -36,9 +36,11 @@ def inspect(file: Path, /, *, failures: bool = False, json: Json = False) -> Non
 
 def _is_zip(file: Path) -> bool:
     try:
+        if not file.is_file():  # a pipe would be waited for
+            return False
         with file.open("rb") as opened:
             return opened.read(2) == b"PK"
-    except OSError:
+    except (OSError, ValueError):
         return False  # opening it as a cache says what is wrong
 
 

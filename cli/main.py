@@ -71,6 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output went away (`| head`): that is its right. Nothing more may be flushed to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except MemoryError:
+        print("tle: not enough memory", file=sys.stderr)
+        return 1
     except OSError as error:  # what is left: standard output itself cannot be written
         print(f"tle: {one_line(error)}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from tle.sources.source import printable
+
 _NUMBER = re.compile(r"[-+]?[\d.,]+%?|-|")
 
 Json = Annotated[bool, Parameter(name="--json", help="Print the result as JSON.")]
@@ -23,7 +25,8 @@ def print_json(result: object) -> None:
 
 def print_table(rows: Sequence[Sequence[str]], *, header: Sequence[str] = ()) -> None:
     """Columns as wide as their content; those of numbers alone to the right."""
-    table = [list(header), *map(list, rows)] if header else list(map(list, rows))
+    rows = [[printable(cell) for cell in row] for row in rows]
+    table = [list(header), *rows] if header else rows
     if not rows:
         return
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
@@ -40,4 +43,4 @@ def print_mapping(values: Mapping[str, Any]) -> None:
     """`key  value` lines, keys aligned."""
     width = max((len(key) for key in values), default=0)
     for key, value in values.items():
-        print(f"{key.ljust(width)}  {value}")
+        print(f"{key.ljust(width)}  {printable(str(value))}")

@@ -136,12 +136,12 @@ class Content:
 
     def attributes(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
         """The attributes of the file, but its format, as text; `arrays` as `arrays()` gives them."""
-        run = json.dumps(self.run, sort_keys=True)
+        run = json.dumps(self.run, sort_keys=True, allow_nan=False)
         checksums = {name: array_checksum(array) for name, array in arrays.items()}
         return {
             "target": str(self.target),
             "fingerprint": fingerprint(self.spec),
-            "spec": json.dumps(self.spec, sort_keys=True),
+            "spec": json.dumps(self.spec, sort_keys=True, allow_nan=False),
             "run": run,
             "checksums": json.dumps(checksums | {"run": array_checksum(np.frombuffer(run.encode(), np.uint8))}),
         }

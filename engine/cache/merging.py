@@ -275,6 +275,8 @@ def _name_beside(path: Path, cache: Cache) -> str:
     name = file.relative_to(folder).as_posix()
     if "%" in name:  # HDF5 takes it as the beginning of a pattern
         raise CacheError(f"{cache.path} has a % in its name, which HDF5 cannot point to: pass --copy, or rename it")
+    if not name.isprintable():
+        raise CacheError(f"{name!r} has characters that a merged cache does not point to: pass --copy, or rename it")
     return name
 
 

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tle.benchmarks import fuzz_cache
+from tle.benchmarks import cache_damage, fuzz_cache
 from tle.cache import open_cache
-from tle.cache.lookup3 import lookup3
 from tle.errors import CacheError, TleError
 
 
@@ -21,7 +20,7 @@ from tle.errors import CacheError, TleError
 def samples(tmp_path_factory):
     """Good caches of every kind, in a folder where the parts of the merged one are."""
     folder = tmp_path_factory.mktemp("samples")
-    return folder, fuzz_cache.write_samples(folder)
+    return folder, cache_damage.write_samples(folder)
 
 
 def test_damaged_caches_are_answered_in_one_line(tmp_path):
@@ -82,7 +81,7 @@ def test_forged_numbers_of_metadata(samples, data):
         at = block.start + data.draw(st.integers(0, block.length - 1))
         new = data.draw(st.binary(min_size=1, max_size=8))
         forged[at : at + len(new)] = new
-    fuzz_cache.reseal(forged, good.blocks)
+    cache_damage.reseal(forged, good.blocks)
     path = folder / "forged.h5"
     path.write_bytes(forged)
     try:
@@ -96,7 +95,7 @@ def test_forging_gets_past_the_checksums(samples):
     folder, goods = samples
     said = []
     for seed in range(200):
-        (folder / "forged.h5").write_bytes(fuzz_cache.mutate(goods[0], "forge", random.Random(seed)))
+        (folder / "forged.h5").write_bytes(cache_damage.mutate(goods[0], "forge", random.Random(seed)))
         try:
             open_cache(folder / "forged.h5")
             said.append("opened")
@@ -104,9 +103,3 @@ def test_forging_gets_past_the_checksums(samples):
             said.append(str(error))
     assert sum("checksum" in line for line in said) < 40
     assert len({line.split("forged.h5")[-1][:30] for line in said}) > 20
-
-
-def test_lookup3():
-    """The values that stand in lookup3.c."""
-    assert lookup3(b"") == 0xDEADBEEF
-    assert lookup3(b"Four score and seven years ago") == 0x17770551
