@@ -5,7 +5,7 @@ Source: xxh3-64, https://github.com/Cyan4973/xxHash; made for corruption, not ag
 # B rows, D feature dim
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -45,13 +45,13 @@ def row_checksums(
     return checksums
 
 
-def row_views(rows_BD: NDArray[Any]) -> list[memoryview]:
-    """The bytes of each row of a C-contiguous array; nothing is copied."""
+def row_views(rows_BD: NDArray[Any]) -> Iterator[memoryview]:
+    """The bytes of each row of a C-contiguous array; nothing is copied, and no view outlives its turn."""
     if not rows_BD.size:
-        return [memoryview(b"")] * len(rows_BD)
+        return iter([memoryview(b"")] * len(rows_BD))
     view = memoryview(rows_BD.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
     stride = view.nbytes // len(rows_BD)
-    return [view[start : start + stride] for start in range(0, view.nbytes, stride)]
+    return (view[start : start + stride] for start in range(0, view.nbytes, stride))
 
 
 def array_checksum(array: NDArray[Any]) -> str:
