@@ -285,14 +285,18 @@ def updating(folder: Path, n: int, rounds: int) -> list[tuple[str, str, str]]:
     return [*rows, (f"nothing to do for {n + _NEW:,}: tle", f"{time.perf_counter() - started:.4f}", "")]
 
 
-def main() -> int:
-    """Run the races, print their table, save it on request."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=200_000, help="rows that are written and read (default: 200,000)")
     parser.add_argument("--cached", type=int, default=100_000, help="pictures below the update (default: 100,000)")
     parser.add_argument("--rounds", type=int, default=5, help="paired rounds after a first one (default: 5)")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/DATE_HARDWARE_cache.json and .md")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    """Run the races, print their table, save it on request."""
+    options = _parser().parse_args()
     hardware = report.machine()
     x_ND = np.random.default_rng(0).standard_normal((options.rows, DIM), np.float32)
     with tempfile.TemporaryDirectory(prefix="tle-cache-", dir=Path.cwd()) as scratch:

@@ -184,12 +184,16 @@ def _all_rows_there(part: Path) -> bool:
         return False
 
 
-def main() -> int:
-    """Parse the command line, run the campaign, print what came of it."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200, help="processes to kill (default: 200)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    """Parse the command line, run the campaign, print what came of it."""
+    arguments = _parser().parse_args()
     with tempfile.TemporaryDirectory(prefix="tle-crash-") as folder:
         campaign = Campaign(Path(folder), seed=arguments.seed)
         campaign.run(arguments.kills)

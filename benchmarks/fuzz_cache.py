@@ -200,14 +200,18 @@ def run(
         worker.join()
 
 
-def main() -> int:
-    """Run for a while, and print what became of the files."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0, help="how long (default: 10)")
     parser.add_argument("--seed", type=int, default=0, help="of the files (default: 0)")
     parser.add_argument("--keep", type=Path, default=Path("fuzz_cache"), help="where offending files go")
     parser.add_argument("--reader-only", action="store_true", help="no commands: ten times as many files")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    """Run for a while, and print what became of the files."""
+    options = _parser().parse_args()
     counts: collections.Counter[tuple[str, str]] = collections.Counter()
     with tempfile.TemporaryDirectory(prefix="tle-fuzz-") as scratch:
         found = run(
