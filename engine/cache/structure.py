@@ -101,7 +101,12 @@ def _open(path: Path) -> int:
         # Looked at first: opening a device can do something. A pipe that takes its name meanwhile keeps nobody waiting.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK) if stat.S_ISREG(mode) else -1
     except FileNotFoundError as error:
-        hint = f"; {part_path(path).name} is there: the extraction did not finish" if part_path(path).exists() else ""
+        part = part_path(path)
+        hint = (
+            f"; {part.name} is there: the extraction did not finish, the same tle extract goes on"
+            if part.exists()
+            else ""
+        )
         raise CacheError(f"no such cache: {path}{hint}") from error
     except (OSError, ValueError) as error:
         raise CacheError(f"{path} cannot be read: {one_line(error)}") from error
