@@ -8,12 +8,14 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tle.backbones.reference import backbone_reference
 from tle.cache import Cache, open_cache
 from tle.cache.writer import CacheWriter
-from tle.continuation import Request, Stock, choose_plan, open_writer, recognise, take_stock
+from tle.continuation import choose_plan, open_writer, take_over
 from tle.enums import Target
-from tle.errors import AllImagesFailedError, ImageError, TleError, UsageError
+from tle.errors import AllImagesFailedError, CacheError, ImageError, TleError, UsageError
 from tle.execution import Execution
 from tle.files import check_output
 from tle.identity import feature_spec
@@ -21,6 +23,7 @@ from tle.images import decoder_versions
 from tle.pipeline import Decoding, run
 from tle.progress import tell, track
 from tle.sources import Source, open_source
+from tle.stock import Request, Stock, recognise, take_stock
 
 if TYPE_CHECKING:
     from tle.backbones.backbone import Backbone
@@ -158,16 +161,18 @@ def extract(
             notes += choice.notes
         started = time.monotonic()
         record = _run_record(source, notes, execution.max_pixels)
-        record |= {"reference": reference, "backbone_notes": list(loaded.notes)}
+        record |= {"reference": reference, "backbone_notes": list(loaded.notes), "overwrite": overwrite}
         writer = open_writer(request, stock, choice, record)
         try:
             with writer:
+                take_over(stock, writer)
                 kept = len(source) - len(writer.pending)
                 if choice is not None:
                     _extract(request, loaded, stock, choice, writer, strict=strict)
-                writer.finish(replace=overwrite or stock.finished is not None)
+                replace_it = stock.finished is not None and not stock.finished.is_replaced()
+                writer.finish(replace=overwrite or replace_it)
         except (TleError, KeyboardInterrupt) as error:
-            raise type(error)(_and_what_is_kept(str(error), writer)) from error
+            raise type(error)(_and_what_is_kept(error, writer)) from error
     elapsed_s = time.monotonic() - started
     return _result(open_cache(path), choice, kept=kept, elapsed_s=elapsed_s, strict=strict, notes=notes)
 
@@ -178,8 +183,9 @@ def _extract(
     """The pictures that nothing is there for, through the backbone and into the file."""
     source, execution, pending = request.source, request.execution, writer.pending
     decoding = Decoding(preprocess=backbone.preprocess, decoder=choice.decoder, max_pixels=execution.max_pixels)
+    states = stock.files[pending]
     batches = run(
-        source.subset(pending),
+        replace(source.subset(pending), states=states),
         choice.runtime,
         decoding,
         batch_size=choice.plan.batch_size,
@@ -187,7 +193,10 @@ def _extract(
         workers=execution.threads,
     )
     with track(len(pending), "extracting", shown=request.progress) as counter:
-        for batch in (batch.at(pending) for batch in batches):
+        for found in batches:
+            batch = found.at(pending)
+            rows = np.concatenate([found.indices, [failure.index for failure in found.failures]]).astype(np.int64)
+            stock.files[pending[rows]] = states[rows]  # not of files that were others when they were read
             if strict and batch.failures:
                 failure = batch.failures[0]
                 raise ImageError(f"{source.path(failure.index)}: {failure.reason} (stopped by --strict)")
@@ -196,12 +205,14 @@ def _extract(
             counter.advance(len(batch.indices) + len(batch.failures), len(batch.failures))
 
 
-def _and_what_is_kept(message: str, writer: CacheWriter) -> str:
+def _and_what_is_kept(error: BaseException, writer: CacheWriter) -> str:
     """A reason to stop, and how to go on."""
-    done = len(writer.status) - len(writer.pending)
+    message, done = str(error), len(writer.status) - len(writer.pending)
     if not done or not writer.part.exists():
         return message
-    kept = f"{done:,} of {len(writer.status):,} pictures are kept in {writer.part}, the same command goes on from there"
+    kept = f"{done:,} of {len(writer.status):,} pictures are kept in {writer.part}"
+    if not isinstance(error, CacheError):  # else the same command would end in the same way
+        kept += ", the same command goes on from there"
     return f"{message}; {kept}" if message else kept
 
 

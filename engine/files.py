@@ -122,3 +122,12 @@ def _state(path: str | Path) -> tuple[int, int]:
     except (OSError, ValueError):
         return 0, 0
     return status.st_size, status.st_mtime_ns
+
+
+def file_identity(path: Path) -> tuple[int, int, int] | None:
+    """Device, inode and size: what tells a file from another that takes its name; None where there is none."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):  # ValueError: a null character in the path
+        return None
+    return status.st_dev, status.st_ino, status.st_size

@@ -3,7 +3,7 @@
 # N pictures of the source, k rows that are kept
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,17 +27,19 @@ class Kept:
         old: (k,) int64 rows there, ascending in `new`.
         new: (k,) int64 rows of the source.
         changed: pictures whose bytes are others than when they were extracted.
+        unreachable: pictures that cannot be read now and could then; their rows are kept.
     """
 
     cache: Cache
     old: NDArray[np.int64]
     new: NDArray[np.int64]
     changed: int = 0
+    unreachable: int = 0
 
     def without(self, new: NDArray[np.bool_]) -> "Kept":
         """Those whose row of the source is not marked in (N,) `new`."""
         rest = ~new[self.new]
-        return Kept(cache=self.cache, old=self.old[rest], new=self.new[rest], changed=self.changed)
+        return replace(self, old=self.old[rest], new=self.new[rest])
 
 
 def same_pictures(cache: Cache, source: Source) -> bool:
@@ -62,7 +64,8 @@ def usable(
 ) -> Kept:
     """Rows of `cache` for pictures of `source` that are the same as then.
 
-    A picture is the same if its file has the same size and modification time, else if its bytes have the same digest.
+    A picture is the same if its file has the same size and modification time, else if its bytes have the same digest. One
+    that cannot be read now says nothing about its row.
 
     Args:
         cache: features of the kind that is asked for.
@@ -77,21 +80,32 @@ def usable(
     if not retry_failed:
         good |= cache.status[old] == Status.FAILED
     old, new = old[good], new[good]
-    # Names that are damaged say nothing: then the bytes have to.
-    ids_known = cache.structure.checksums.get("ids") == array_checksum(cache.raw("ids"))
-    unchanged = (cache.files[old] == files[new]) & (not verify_inputs and ids_known)
+    # Where names are damaged, or of pictures in another place, only the bytes say which picture is which.
+    known = cache.structure.checksums.get("ids") == array_checksum(cache.raw("ids"))
+    known &= cache.run.get("source") == str(source.root.absolute())
+    same = (cache.files[old] == files[new]) & (known and not verify_inputs)
     sizes_then, sizes_now = cache.files["size"][old], files["size"][new]
-    hopeless = (sizes_then > 0) & (sizes_then != sizes_now)
-    doubtful = np.flatnonzero(~unchanged & ~hopeless)
+    another = (sizes_then > 0) & (files["mtime_ns"][new] != 0) & (sizes_then != sizes_now)
+    doubtful = np.flatnonzero(~same & ~another)
+    unreachable = 0
     if len(doubtful):
-        unchanged[doubtful] = _digests(source, new[doubtful], cache, progress) == cache.digests[old[doubtful]]
-    return Kept(cache=cache, old=old[unchanged], new=new[unchanged], changed=int((~unchanged).sum()))
+        found, then = _digests(source, new[doubtful], cache, progress), cache.digests[old[doubtful]]
+        away = (found == 0) & (cache.status[old[doubtful]] == Status.DONE)
+        same[doubtful] = (found == then) | away
+        unreachable = int(away.sum())
+    return Kept(cache=cache, old=old[same], new=new[same], changed=int((~same).sum()), unreachable=unreachable)
+
+
+def none_in_common(cache: Cache, source: Source) -> bool:
+    """Whether not one picture of the source is in the cache."""
+    return not len(_by_id(cache, source)[0])
 
 
 def sound(kept: Kept) -> tuple[Kept, int]:
     """Rows whose checksums are right, and how many are left out: what is taken over gets a checksum of its own."""
     bad = np.isin(kept.old, damaged_rows(kept.cache, kept.old))
-    return Kept(cache=kept.cache, old=kept.old[~bad], new=kept.new[~bad], changed=kept.changed), int(bad.sum())
+    bad |= kept.cache.status[kept.old] == Status.PENDING  # marked so since it was looked at
+    return replace(kept, old=kept.old[~bad], new=kept.new[~bad]), int(bad.sum())
 
 
 def _by_id(cache: Cache, source: Source) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -35,7 +35,7 @@ class Claim:
         """
         self.path = path
         self.part = part_path(path)
-        self.fd = -1
+        self.fd = self._taken = -1
         while self.fd < 0:
             fd = _locked(self.part, create=False)
             if fd is not None:
@@ -51,7 +51,7 @@ class Claim:
             self.fd, self.found = fd, False
 
     def take_over(self) -> int:
-        """A descriptor of the locked, empty file that is to become the unfinished one.
+        """A descriptor of the locked, empty file that is to become the unfinished one; without `settle` it goes again.
 
         Raises:
             OutputError: it cannot be created.
@@ -60,6 +60,7 @@ class Claim:
             fd = _locked(new_path(self.part), create=True)
             if fd is None:
                 raise OutputError(f"{new_path(self.part)} vanished while it was created: try again")
+            self._taken = fd
         else:
             fd = self.fd
         os.ftruncate(fd, 0)
@@ -70,7 +71,7 @@ class Claim:
         new_path(self.part).replace(self.part)
         if fd != self.fd:
             os.close(self.fd)
-            self.fd = fd
+            self.fd, self._taken = fd, -1
         self.found = True
 
     def release(self, *, keep: bool = True) -> None:
@@ -81,6 +82,11 @@ class Claim:
         """
         if self.fd < 0:
             return
+        if self._taken >= 0:
+            if _is_at(self._taken, new_path(self.part)):
+                new_path(self.part).unlink()
+            os.close(self._taken)
+            self._taken = -1
         name = self.part if self.found else new_path(self.part)
         if not (keep and self.found) and _is_at(self.fd, name):
             name.unlink()

@@ -48,12 +48,7 @@ def new_cache(path: Path, content: Content, *, overwrite: bool) -> Iterator[Cach
         OutputError: another process writes it, or the file system refused.
         CacheError: a row was not written.
     """
-    with claimed(path, overwrite=overwrite) as claim:
-        writer = CacheWriter.create(path, content, claim=claim)
-        try:
-            with writer:
-                yield writer
-                writer.finish(replace=overwrite)
-        except BaseException:
-            claim.part.unlink(missing_ok=True)
-            raise
+    with claimed(path, overwrite=overwrite) as claim, CacheWriter.create(path, content, claim=claim) as writer:
+        writer.keep = False
+        yield writer
+        writer.finish(replace=overwrite)

@@ -14,6 +14,7 @@ from tle.cache.checksums import array_checksum
 from tle.cache.layout import Slot
 from tle.cache.structure import Structure, read_structure
 from tle.errors import CacheError, one_line
+from tle.files import file_identity
 
 
 class JoinedRows:
@@ -36,6 +37,7 @@ class JoinedRows:
         self.shape, self.dtype = merged.shape, merged.dtype
         self._parts: list[NDArray[Any]] = []
         for part in merged.parts:
+            state = file_identity(part.path)
             found = read_structure(part.path)
             if found.parts:
                 raise CacheError(f"{path}: its part {part.path} is a merged cache itself, which is not followed")
@@ -44,6 +46,8 @@ class JoinedRows:
             if part.state != part_state(part.path, found):
                 raise CacheError(f"{part.path} changed since {path} was made of it: tle merge again")
             self._parts.append(_mapped(part.path, found.slots["features"]))
+            if file_identity(part.path) != state:
+                raise CacheError(f"{part.path} was replaced while {path} was opened: tle merge again")
         self._starts = np.array([part.first for part in merged.parts], np.int64)
 
     def __len__(self) -> int:

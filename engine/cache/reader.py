@@ -17,6 +17,7 @@ from tle.cache.layout import Slot
 from tle.cache.structure import Structure, read_structure
 from tle.enums import Split, Status, Target
 from tle.errors import CacheError, MissingPackageError, one_line
+from tle.files import file_identity
 
 if TYPE_CHECKING:
     import polars
@@ -86,7 +87,7 @@ class Cache:
 
     def is_replaced(self) -> bool:
         """Whether its name is another file by now."""
-        return _state(self.path) != self.state
+        return file_identity(self.path) != self.state
 
     def raw(self, name: str) -> NDArray[Any]:
         """An array of the file as it is stored; names as bytes."""
@@ -156,9 +157,9 @@ class Cache:
     def __len__(self) -> int:
         return len(self.features)
 
-    def __reduce__(self) -> tuple[Any, tuple[Path]]:
+    def __reduce__(self) -> tuple[Any, tuple[Path, tuple[int, int, int] | None]]:
         """To another process goes the path; there the same pages are mapped again."""
-        return open_cache, (self.path,)
+        return _reopen, (self.path.absolute(), self.state)
 
     def rows(self, split: str | None = None) -> NDArray[np.int64]:
         """Valid rows, ascending.
@@ -266,6 +267,13 @@ def open_cache(path: str | Path) -> Cache:
     return cache
 
 
+def _reopen(path: Path, state: tuple[int, int, int] | None) -> Cache:
+    cache = open_cache(path)
+    if cache.state != state:
+        raise CacheError(f"{path} was replaced since it was opened: open it again")
+    return cache
+
+
 def open_unchecked(path: Path) -> Cache:
     """Open a cache whose values may be damaged, as long as its structure is not.
 
@@ -273,19 +281,11 @@ def open_unchecked(path: Path) -> Cache:
         CacheError: as `open_cache`, but for values.
     """
     while True:
-        state = _state(path)
+        state = file_identity(path)
         cache = Cache(path, read_structure(path))
         cache.state = state
         if not cache.is_replaced():  # while it was opened
             return cache
-
-
-def _state(path: Path) -> tuple[int, int, int] | None:
-    try:
-        status = path.stat()
-    except (OSError, ValueError):  # a name with a NUL
-        return None
-    return status.st_dev, status.st_ino, status.st_size
 
 
 def open_unfinished(path: Path, fd: int) -> Cache:

@@ -13,10 +13,33 @@ from numpy.typing import NDArray
 
 from tle.cache.checksums import row_checksums, row_views
 from tle.cache.journal import Journal
-from tle.cache.layout import Slot, clip_reason
+from tle.cache.layout import Content, Slot, clip_reason, lay_out
 from tle.enums import Status
 from tle.errors import OutputError, one_line
-from tle.files import FILE_DTYPE, write_at
+from tle.files import FILE_DTYPE, reserve, write_at
+
+
+def write_layout(fd: int, content: Content) -> dict[str, Slot]:
+    """Make an empty file a cache without a row, with all its space reserved, and durable.
+
+    Args:
+        fd: the file, open for writing.
+        content: what is known of the cache.
+
+    Returns:
+        Where its arrays lie.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    arrays = content.arrays()
+    overlay, slots = lay_out(content, arrays)
+    reserve(fd, overlay.size)  # asked of the file system first: a full disk is an error before any work
+    overlay.apply(fd, lambda: None)
+    for name, array in arrays.items():
+        write_at(fd, array.reshape(-1).view(np.uint8).data, slots[name].offset)
+    os.fdatasync(fd)
+    return slots
 
 
 class RowFile:

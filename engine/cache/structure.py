@@ -271,7 +271,8 @@ class _Reader:
         piece = FAILURES_CHUNK * FAILURE_DTYPE.itemsize
         if not fits or (dataset.layout, dataset.nbytes) != ("chunked", piece):
             raise self._wrong("failures", dataset, f"at most {n} rows of index and reason in pieces, without filters")
-        places = self._container.chunks(dataset, FAILURES_CHUNK)
+        # HDF5 leaves a tree without entries where a list was emptied; of no rows there is nothing to look for.
+        places = self._container.chunks(dataset, FAILURES_CHUNK) if dataset.shape[0] else []
         if len(places) != -(-dataset.shape[0] // FAILURES_CHUNK):
             raise self._damaged(f"/failures has {dataset.shape[0]:,} rows in {len(places):,} pieces")
         pieces = []

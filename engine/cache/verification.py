@@ -183,6 +183,8 @@ def _mark_pending(cache: Cache, rows: NDArray[np.int64]) -> None:
         slot = cache.structure.slots["status"]
         fd = os.open(cache.path, os.O_RDWR)
         try:
+            if cache.is_replaced():  # by an extraction that had the claim until now
+                raise CacheError(f"{cache.path} was replaced while it was verified: verify it again")
             for row in rows.tolist():
                 write_at(fd, bytes([Status.PENDING]), slot.offset + row)
             os.fsync(fd)

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tle.cache.claim import Claim, new_path
+from tle.cache.claim import Claim
 from tle.cache.failures import add_failures
-from tle.cache.layout import Content, Slot, lay_out
+from tle.cache.layout import Content, Slot
 from tle.cache.overlay import Overlay
-from tle.cache.rows import RowFile
+from tle.cache.rows import RowFile, write_layout
 from tle.enums import Status
 from tle.errors import CacheError, OutputError, ShapeError, one_line
-from tle.files import FILE_DTYPE, check_output, reserve, sync_folder, write_at
+from tle.files import FILE_DTYPE, check_output, sync_folder
 
 if TYPE_CHECKING:
     from tle.cache.reader import Cache
@@ -53,6 +53,7 @@ class CacheWriter:
         status: (N,) values of `Status`: what is in the file; rows since the last sync are missing.
         failures: reasons of the rows that failed.
         resumed: whether it goes on with an unfinished file in place.
+        keep: whether the unfinished file is kept where the context is left without `finish`.
     """
 
     def __init__(self, claim: Claim, fd: int, slots: Mapping[str, Slot], *, settled: bool) -> None:
@@ -65,7 +66,7 @@ class CacheWriter:
         self.status = np.zeros(features.shape[0], np.uint8)
         self.failures: dict[int, str] = {}
         self.resumed = settled
-        self._finished = False
+        self.keep, self._finished, self._sync_failed = True, False, False
         self._uncommitted: list[_Rows] = []
         self._unsynced_bytes, self._synced = 0, time.monotonic()
         self._lock = threading.Lock()  # of everything but the sync itself, beside which rows can be written
@@ -89,23 +90,14 @@ class CacheWriter:
         """
         claim = claim or Claim(path)
         try:
-            arrays = content.arrays()
-            overlay, slots = lay_out(content, arrays)
             fd = claim.take_over()
-            writer = cls(claim, fd, slots, settled=False)
-            try:
-                reserve(fd, overlay.size)  # asked of the file system first: a full disk is an error before any work
-                overlay.apply(fd, lambda: None)
-                for name, array in arrays.items():
-                    write_at(fd, array.reshape(-1).view(np.uint8).data, slots[name].offset)
-                os.fdatasync(fd)
-            except OSError as error:
-                writer._abandon()
-                raise OutputError(f"cannot create {claim.part}: {one_line(error)}") from error
-        except BaseException:
+            slots = write_layout(fd, content)
+        except BaseException as error:
             claim.release()
+            if isinstance(error, OSError) and not isinstance(error, OutputError):
+                raise OutputError(f"cannot create {claim.part}: {one_line(error)}") from error
             raise
-        return writer
+        return cls(claim, fd, slots, settled=False)
 
     @classmethod
     def resume(cls, claim: Claim, unfinished: "Cache") -> Self:
@@ -201,9 +193,12 @@ class CacheWriter:
             files: (n,) sizes and modification times of their images now, as `FILE_DTYPE`.
 
         Raises:
+            CacheError: a row is neither done nor failed.
             OutputError: the file system refused.
         """
         done = cache.status[old] == Status.DONE
+        if (cache.status[old][~done] != Status.FAILED).any():
+            raise CacheError(f"{cache.path} changed while its rows were taken over: try again")
         step = max(1, _CARRY_BYTES // (self.dim * self.dtype.itemsize))
         with self._lock:
             for start in range(0, int(done.sum()), step):
@@ -215,8 +210,9 @@ class CacheWriter:
                     places, features, cache.digests[rows], files[done][start : start + step]
                 )
                 self._uncommitted.append((places, Status.DONE))
+            reasons = cache.reasons
             for row, place, file in zip(old[~done].tolist(), new[~done].tolist(), files[~done], strict=True):
-                reason = cache.reasons.get(row, "not recorded")
+                reason = reasons.get(row, "not recorded")
                 self._uncommitted += self._put_failure(place, reason, int(cache.digests[row]), file)
 
     def reset(self, indices: NDArray[np.int64]) -> None:
@@ -272,17 +268,16 @@ class CacheWriter:
         if len(self.pending):
             raise CacheError(f"{len(self.pending)} of {len(self.status)} rows were never written to {self._claim.part}")
         try:
-            self._add_failures(fd)
             check_output(self.path, overwrite=replace)
+            self._add_failures(fd)
             self._claim.part.replace(self.path)
+            self._finished = True
             sync_folder(self.path.absolute().parent)
         except OSError as error:
             if isinstance(error, OutputError):
                 raise
             raise OutputError(f"cannot finish {self.path}: {one_line(error)}") from error
-        self._finished = True
-        self._pool.shutdown()
-        self._claim.release()  # a published cache is not locked: nobody writes it any more
+        self._release()
         return self.path
 
     def _add_failures(self, fd: int) -> None:
@@ -324,13 +319,25 @@ class CacheWriter:
 
     def _make_durable(self, rows: list[_Rows]) -> None:
         """Sync, then write down the status of rows that were written before."""
+        self._sync()
         try:
-            self._file.sync()
             with self._lock:
                 self._write_status(rows)
-        except BaseException:
+        except OutputError:
             with self._lock:
-                self._uncommitted = rows + self._uncommitted  # for the next attempt
+                self._uncommitted = rows + self._uncommitted  # durable: only that is still to be said
+            raise
+
+    def _sync(self) -> None:
+        """Make durable what was written.
+
+        A sync that failed is not tried again: the kernel may have dropped the data, and says so once. So nothing that was
+        written since the one before is believed, and all of it stays pending.
+        """
+        try:
+            self._file.sync()
+        except OutputError:
+            self._sync_failed = True
             raise
 
     def _wait(self) -> None:
@@ -343,7 +350,7 @@ class CacheWriter:
         if self._settled:
             self._file.fd = self._claim.keep_in_place()
         if self._uncommitted:
-            self._file.sync()
+            self._sync()
             self._write_status(self._uncommitted)
             self._uncommitted = []
         self._settle()
@@ -379,19 +386,14 @@ class CacheWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._finished:
-            return
         try:
-            if self._settled:
+            if self._settled and not self._finished and not self._sync_failed:
                 self.commit()
         finally:
-            if not self._settled:
-                self._abandon()
-            self._pool.shutdown()
-            self._claim.release(keep=bool((self.status != Status.PENDING).any()))
+            self._release()
 
-    def _abandon(self) -> None:
-        """Remove a file that was only being laid out; where there was no other, the claim does it."""
-        if self._file.fd != self._claim.fd:
-            new_path(self._claim.part).unlink(missing_ok=True)
-            os.close(self._file.fd)
+    def _release(self) -> None:
+        """Let everything go; a published cache is not locked, since nobody writes it any more."""
+        self._pool.shutdown()
+        worth_it = self.keep and bool((self.status != Status.PENDING).any())
+        self._claim.release(keep=worth_it or self._finished or not self._settled)

@@ -2,6 +2,7 @@
 
 import os
 from bisect import bisect_left
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -140,8 +141,9 @@ def _ids(root: Path, pictures: list[str]) -> tuple[list[str], dict[int, Path]]:
     """
     ids = sorted(_escape(path) for path in pictures)
     odd = {escaped: path for path in pictures if (escaped := _escape(path)) != path}
+    counts = Counter(ids) if odd else {}
     for escaped in odd:
-        if ids.count(escaped) > 1:
+        if counts[escaped] > 1:
             raise SourceError(
                 f"two pictures in {root} would both be called {escaped}: rename the one that is not UTF-8"
             )

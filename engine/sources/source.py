@@ -40,6 +40,8 @@ class Source:
         kind: "folder" or "manifest".
         notes: one-line facts that the user must be told: what was left out, or read in a way worth knowing.
         odd_paths: by index, where the pictures lie whose names are no valid UTF-8; their ids are escaped.
+        states: sizes and modification times that the files are expected to have, as `files` gives them; `read` sets those
+            to 0 that it finds otherwise. None expects nothing.
     """
 
     root: Path
@@ -51,6 +53,7 @@ class Source:
     kind: str
     notes: tuple[str, ...] = ()
     odd_paths: Mapping[int, Path] = field(default_factory=dict)
+    states: NDArray[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -82,6 +85,7 @@ class Source:
             ids=tuple(self.ids[row] for row in rows.tolist()),
             labels=self.labels[rows],
             splits=self.splits[rows],
+            states=None if self.states is None else self.states[rows],
             odd_paths={new: self.odd_paths[old] for new, old in enumerate(rows.tolist()) if old in self.odd_paths},
         )
 
@@ -112,7 +116,9 @@ class Source:
                 raise ImageError("a folder, not a file" if stat.S_ISDIR(status.st_mode) else "not a regular file")
             if status.st_size > MAX_FILE_BYTES:
                 raise ImageError(f"file of {status.st_size} bytes, more than the {MAX_FILE_BYTES} allowed")
-            return path.read_bytes()
+            with path.open("rb") as file:
+                self._expect(index, os.fstat(file.fileno()))
+                return file.read()
         except ImageError:
             raise
         except FileNotFoundError as error:
@@ -120,6 +126,11 @@ class Source:
             raise ImageError(reason) from error
         except (OSError, ValueError) as error:  # ValueError: a manifest's path with a null character
             raise ImageError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+    def _expect(self, index: int, status: os.stat_result) -> None:
+        """Note where a file is not the one that was looked at before: what is read is of another state then."""
+        if self.states is not None and self.states[index].item() != (status.st_size, status.st_mtime_ns):
+            self.states[index] = (0, 0)
 
 
 def unlabelled(count: int) -> NDArray[np.int64]:

@@ -1,11 +1,13 @@
 """Running `tle.extract` again: after a stop, after a crash, after the pictures changed."""
 
+import dataclasses
 import os
 import shutil
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ import torchvision
 from PIL import Image
 
 import tle
-from tle import pipeline
+from tle import pipeline, stock
 from tle.cache import writer as cache_writer
 from tle.cache.claim import Claim
 from tle.enums import Status
@@ -363,3 +365,165 @@ def test_a_cache_of_another_reference_is_looked_at_closely(tmp_path, photos):
     tle.extract(photos, path, **OPTIONS)
     result = tle.extract(photos, path, **(OPTIONS | {"weights": str(tmp_path / "w.pth")}))
     assert result.already_done
+
+
+def test_a_list_of_failures_that_is_there_is_not_changed_in_place(tmp_path, photos, monkeypatch):
+    """A run that got as far as its last step, and pictures that are mended before the next one."""
+    good = {}
+    for number in range(0, 12, 2):
+        bad = photos / "dog" / f"{number:03}.jpg"
+        good[bad] = bad.read_bytes()
+        bad.write_bytes(b"no picture")
+    path, rename = tmp_path / "c.h5", Path.replace
+
+    def refuse(self, target):
+        if target == path:
+            raise PermissionError(13, "Permission denied")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(OutputError, match=r"cannot finish .*Permission denied; 24 of 24 pictures are kept"):
+        tle.extract(photos, path, **OPTIONS)
+    assert len(tle.open_cache(part_path(path)).structure.failures) == 6
+    monkeypatch.undo()
+    for bad, data in good.items():
+        bad.write_bytes(data)
+    result = tle.extract(photos, path, **OPTIONS)
+    assert (result.n_extracted, result.n_failed) == (6, 0)
+    assert tle.verify(path, images=photos).sound
+
+
+def test_a_run_that_only_lacks_its_last_step(tmp_path, photos, monkeypatch):
+    (photos / "dog" / "000.jpg").write_bytes(b"no picture")
+    path, rename = tmp_path / "c.h5", Path.replace
+    monkeypatch.setattr(Path, "replace", lambda self, to: 1 / 0 if to == path else rename(self, to))
+    with pytest.raises(ZeroDivisionError):
+        tle.extract(photos, path, **OPTIONS)
+    monkeypatch.undo()
+    inode = part_path(path).stat().st_ino
+    assert tle.extract(photos, path, **OPTIONS).n_extracted == 0
+    assert path.stat().st_ino == inode  # renamed, and nothing copied
+    assert tle.verify(path).sound
+
+
+def test_features_of_two_kinds_do_not_meet(tmp_path, photos, make_images, stop_after):
+    """The finished cache is exact, what an --overwrite left is not; each would do alone."""
+    path = tmp_path / "c.h5"
+    exact = dataclasses.replace(FIXED, exact_decode=True)
+    tle.extract(photos, path, **(OPTIONS | {"execution": exact}))
+    before = path.read_bytes()
+    stop_after(8)
+    with pytest.raises(KeyboardInterrupt):
+        tle.extract(photos, path, overwrite=True, **OPTIONS)
+    make_images(photos, ["ape"], 2, 48)
+    with pytest.raises(FingerprintError, match="features of two kinds .*decoder"):
+        tle.extract(photos, path, **OPTIONS)
+    assert path.read_bytes() == before
+    assert tle.extract(photos, path, overwrite=True, **OPTIONS).n_extracted == 18
+
+
+def test_another_folder_of_the_same_names_sizes_and_times(tmp_path):
+    for folder, colour in (("v1", "red"), ("v2", "blue")):
+        for name in ("a.bmp", "b.bmp"):
+            (tmp_path / folder / "cat").mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (48, 48), colour).save(tmp_path / folder / "cat" / name)
+            os.utime(tmp_path / folder / "cat" / name, (10**9, 10**9))
+    path = tmp_path / "c.h5"
+    tle.extract(tmp_path / "v1", path, **OPTIONS)
+    assert tle.extract(tmp_path / "v1", path, **OPTIONS).already_done
+    assert tle.extract(tmp_path / "v2", path, **OPTIONS).n_extracted == 2
+
+
+def test_a_picture_that_is_another_while_it_is_read_is_compared_next_time(tmp_path, photos):
+    path, real, other = tmp_path / "c.h5", photos / "cat" / "005.jpg", tmp_path / "other.jpg"
+    shutil.copyfile(photos / "dog" / "001.jpg", other)
+    read = tle.Source.read
+
+    def swapped(self, index):
+        if self.ids[index] != "cat/005.jpg" or self.states is None:
+            return read(self, index)
+        real.rename(tmp_path / "aside.jpg")
+        shutil.copyfile(other, real)
+        data = read(self, index)
+        (tmp_path / "aside.jpg").replace(real)
+        return data
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tle.Source, "read", swapped)
+        tle.extract(photos, path, **OPTIONS)
+    assert tle.open_cache(path).files[5].item() == (0, 0)
+    result = tle.extract(photos, path, **OPTIONS)
+    assert (result.already_done, result.n_extracted) == (False, 1)
+    assert tle.verify(path, images=photos).sound
+
+
+def test_overwrite_uses_no_rows_of_the_cache_that_it_replaces(tmp_path, photos, make_images, stop_after):
+    path = tmp_path / "c.h5"
+    tle.extract(photos, path, **OPTIONS)
+    make_images(photos, ["ape"], 8, 48)
+    stop_after(28)
+    with pytest.raises(KeyboardInterrupt):  # its unfinished file holds rows of the finished one
+        tle.extract(photos, path, **OPTIONS)
+    stop_after(8)
+    with pytest.raises(KeyboardInterrupt, match="8 of 32"):
+        tle.extract(photos, path, overwrite=True, **OPTIONS)
+    assert tle.extract(photos, path, overwrite=True, **OPTIONS).n_extracted == 24  # goes on with its own
+
+
+def test_pictures_that_cannot_be_read_for_a_while_lose_nothing(tmp_path, photos):
+    """A folder of links, and the disk behind them away for one run."""
+    links, path = tmp_path / "links" / "cat", tmp_path / "c.h5"
+    links.mkdir(parents=True)
+    for picture in (photos / "cat").iterdir():
+        (links / picture.name).symlink_to(picture)
+    tle.extract(links.parent, path, **OPTIONS)
+    before = path.read_bytes()
+    (photos / "cat").rename(photos / "away")
+    result = tle.extract(links.parent, path, **OPTIONS)
+    assert result.already_done
+    assert any("12 pictures of" in note and "cannot be read now" in note for note in result.notes)
+    assert path.read_bytes() == before
+    (photos / "away").rename(photos / "cat")
+    assert tle.extract(links.parent, path, verify_inputs=True, **OPTIONS).already_done
+
+
+def test_a_folder_that_has_nothing_in_common_is_refused(tmp_path, photos, make_images):
+    path = tmp_path / "c.h5"
+    tle.extract(photos, path, **OPTIONS)
+    before = path.read_bytes()
+    make_images(tmp_path / "other", ["ape"], 2, 48)
+    with pytest.raises(OutputError, match=r"is of other pictures.*--overwrite"):
+        tle.extract(tmp_path / "other", path, **OPTIONS)
+    assert path.read_bytes() == before
+    assert tle.extract(tmp_path / "other", path, overwrite=True, **OPTIONS).n_images == 2
+
+
+def test_another_limit_of_pixels_is_written_down_truly(tmp_path, photos, stop_after):
+    Image.new("RGB", (200, 200)).save(photos / "cat" / "000.jpg")
+    path = tmp_path / "c.h5"
+    low = dataclasses.replace(FIXED, max_pixels=5000)
+    stop_after(8)
+    with pytest.raises(KeyboardInterrupt):
+        tle.extract(photos, path, **(OPTIONS | {"execution": low}))
+    with pytest.raises(OutputError, match="--max-pixels 5000, now it is 1000000"):
+        tle.extract(photos, path, **(OPTIONS | {"execution": dataclasses.replace(FIXED, max_pixels=1_000_000)}))
+    assert tle.extract(photos, path, **(OPTIONS | {"execution": low})).n_failed == 1
+    assert tle.open_cache(path).run["max_pixels"] == 5000
+
+
+def test_rows_marked_by_a_repair_meanwhile_are_extracted(tmp_path, photos, make_images, monkeypatch):
+    """Between looking at a finished cache and having the right to write, another process repairs it."""
+    path = tmp_path / "c.h5"
+    tle.extract(photos, path, **OPTIONS)
+    make_images(photos, ["ape"], 1, 48)
+    slot, claimed = tle.open_cache(path).slots["status"], stock.Claim
+
+    def repaired(output):
+        with path.open("r+b") as file:
+            file.seek(slot.offset + 2)
+            file.write(b"\0")
+        return claimed(output)
+
+    monkeypatch.setattr(stock, "Claim", repaired)
+    result = tle.extract(photos, path, **OPTIONS)
+    assert (result.n_extracted, result.n_failed) == (2, 0)

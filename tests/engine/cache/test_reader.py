@@ -122,7 +122,11 @@ def test_a_data_loader_reads_it(tmp_path, write_cache, make_features, workers):
 def test_another_process_gets_the_path_and_not_the_arrays(tmp_path, write_cache, make_features):
     cache = open_cache(write_cache(tmp_path / "c.h5", 1000))
     assert len(pickle.dumps(cache)) < 500
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(cache)).features, make_features(1000))
+    sent = pickle.dumps(cache)
+    np.testing.assert_array_equal(pickle.loads(sent).features, make_features(1000))
+    write_cache(tmp_path / "d.h5", 1000).replace(tmp_path / "c.h5")
+    with pytest.raises(CacheError, match="replaced since it was opened"):
+        pickle.loads(sent)
 
 
 def _sum_of(path, seed):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import tle
+from tle.cache import verification
 from tle.cache.claim import Claim
 from tle.cache.writer import CacheWriter
 from tle.enums import Status
@@ -154,3 +155,18 @@ def test_a_file_that_is_no_cache(tmp_path):
     (tmp_path / "c.h5").write_text("hello")
     with pytest.raises(CacheError, match="does not begin like one"):
         tle.verify(tmp_path / "c.h5")
+
+
+def test_a_cache_that_is_replaced_while_it_is_verified_is_not_repaired(path, write_cache, tmp_path, monkeypatch):
+    flip(path, tle.open_cache(path).slots["features"].offset, 1)
+    newer = write_cache(tmp_path / "newer.h5", 60)
+    claim = verification.Claim
+
+    def late(output):
+        newer.replace(path)
+        return claim(output)
+
+    monkeypatch.setattr(verification, "Claim", late)
+    with pytest.raises(CacheError, match="replaced while it was verified"):
+        tle.verify(path, repair=True)
+    assert tle.verify(path).sound

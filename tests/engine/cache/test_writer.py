@@ -10,6 +10,7 @@ import pytest
 
 from tle.cache import open_cache
 from tle.cache.claim import Claim, new_path
+from tle.cache.creation import new_cache
 from tle.cache.overlay import Overlay
 from tle.cache.reader import open_unfinished
 from tle.cache.writer import CacheWriter
@@ -401,3 +402,86 @@ def test_leftovers_of_a_dead_process_are_no_obstacle(tmp_path, write_cache, make
     new_path(part_path(tmp_path / "c.h5")).write_bytes(b"left behind")
     np.testing.assert_array_equal(open_cache(write_cache(tmp_path / "c.h5")).features, make_features())
     assert os.listdir(tmp_path) == ["c.h5"]
+
+
+def test_a_sync_that_failed_is_not_believed_the_second_time(tmp_path, make_content, make_features, monkeypatch):
+    """The kernel drops what it could not write and says so once: rows since the sync before stay pending."""
+    path, sync, calls = tmp_path / "c.h5", os.fdatasync, []
+
+    def fails_once(fd):
+        calls.append(fd)
+        if len(calls) == 1:
+            raise OSError(5, "Input/output error")
+        return sync(fd)
+
+    with pytest.raises(OutputError, match="Input/output error"), CacheWriter.create(path, make_content(8)) as writer:
+        writer.write(np.arange(2), make_features(2), np.zeros(2, np.uint64))
+        writer.commit()
+        monkeypatch.setattr(os, "fdatasync", fails_once)
+        writer.write(np.arange(2, 4), make_features(2), np.zeros(2, np.uint64))
+        writer.commit()
+    assert open_cache(part_path(path)).rows().tolist() == [0, 1]
+
+
+def test_an_error_of_the_sync_in_the_background_is_raised(tmp_path, make_content, make_features, monkeypatch):
+    monkeypatch.setattr("tle.cache.writer.SYNC_INTERVAL_S", 0)
+    path = tmp_path / "c.h5"
+    with pytest.raises(OutputError, match="Input/output error"), CacheWriter.create(path, make_content(8)) as writer:
+        writer.write(np.arange(2), make_features(2), np.zeros(2, np.uint64))
+        writer.commit()
+
+        def fails(fd):
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr(os, "fdatasync", fails)
+        writer.write(np.arange(2, 4), make_features(2), np.zeros(2, np.uint64))
+        writer.checkpoint()
+        writer._wait()
+    assert open_cache(part_path(path)).rows().tolist() == [0, 1]
+
+
+def test_rows_are_committed_in_the_background(tmp_path, make_content, make_features, monkeypatch):
+    monkeypatch.setattr("tle.cache.writer.SYNC_BYTES", 1)
+    with CacheWriter.create(tmp_path / "c.h5", make_content(8)) as writer:
+        for row in range(8):
+            writer.write(np.array([row]), make_features(8)[[row]], np.zeros(1, np.uint64))
+            writer.checkpoint()
+        writer._wait()
+        assert open_cache(part_path(tmp_path / "c.h5")).valid.any()
+        writer.finish(replace=False)
+    np.testing.assert_array_equal(open_cache(tmp_path / "c.h5").features, make_features(8))
+
+
+def test_a_new_file_that_fails_leaves_the_old_one_and_no_lock(tmp_path, make_content, make_features, write_cache):
+    path = tmp_path / "c.h5"
+    with CacheWriter.create(path, make_content()) as writer:
+        writer.write(np.arange(2), make_features(2), np.zeros(2, np.uint64))
+    before = part_path(path).read_bytes()
+    pending = open_cache(part_path(path))
+    writer = CacheWriter.create(path, make_content())
+    with pytest.raises(CacheError, match="changed while its rows"), writer:
+        writer.carry(pending, np.arange(4), np.arange(4), pending.files)  # two of them are pending
+    assert os.listdir(tmp_path) == ["c.h5.part"]
+    assert part_path(path).read_bytes() == before
+    Claim(path).release()
+
+    def fails():
+        with new_cache(path, make_content(), overwrite=True):
+            raise CacheError("nothing in it")
+
+    with pytest.raises(CacheError, match="nothing in it"):
+        fails()
+    assert part_path(path).read_bytes() == before
+
+
+def test_what_is_published_is_not_written_again(tmp_path, make_content, make_features, monkeypatch):
+    def interrupted(folder):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), CacheWriter.create(tmp_path / "c.h5", make_content()) as writer:
+        writer.write(np.arange(4), make_features(), np.zeros(4, np.uint64))
+        writer.commit()
+        monkeypatch.setattr("tle.cache.writer.sync_folder", interrupted)
+        writer.finish(replace=False)
+    assert os.listdir(tmp_path) == ["c.h5"]
+    Claim(tmp_path / "c.h5").release()
