@@ -133,6 +133,11 @@ def load_classifier(path: str | Path, *, weights: str | None = None, execution: 
     recorded = head.spec.get("backbone")
     if not recorded or "name" not in recorded:
         raise UsageError(f"{path} does not say which backbone made its features: fit it on a cache of tle extract")
+    if str(recorded["name"]).startswith("imported:"):
+        raise UsageError(
+            f"{path} was fitted on imported features ({recorded['name']}), which tle cannot make of pictures: import those of "
+            "the new pictures under the same name, and use tle evaluate or the head's predict"
+        )
     if head.spec.get("decoder") not in (*DECODERS, GPU_DECODER):
         raise FingerprintError(
             f"{path} was fitted on pictures decoded by {head.spec.get('decoder')!r}, this version of tle has "

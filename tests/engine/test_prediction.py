@@ -171,3 +171,13 @@ def test_neither_head_nor_manifest_is_overwritten(trained):
         tle.predict(trained / "c.head", manifest, manifest, overwrite=True)
     with pytest.raises(UsageError, match="--top-k"):
         tle.predict(trained / "c.head", manifest, trained / "p.csv", top_k=0)
+
+
+def test_a_head_of_imported_features_cannot_see_pictures(tmp_path):
+    labels = np.arange(40) % 2
+    features = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32) + labels[:, None]
+    np.savez(tmp_path / "e.npz", features=features, labels=labels)
+    tle.convert(tmp_path / "e.npz", tmp_path / "e.h5", name="clip")
+    tle.fit_head(tmp_path / "e.h5", tmp_path / "e.head")
+    with pytest.raises(UsageError, match=r"imported features \(imported:clip\)"):
+        tle.load_classifier(tmp_path / "e.head")
