@@ -98,6 +98,18 @@ def write_at(fd: int, data: "bytes | memoryview", offset: int) -> None:
         rest, offset = rest[written:], offset + written
 
 
+def sync_data(fd: int) -> None:
+    """Make durable what was written to a file.
+
+    Raises:
+        OSError: it could not be; the kernel may have dropped the data.
+    """
+    if hasattr(os, "fdatasync"):
+        os.fdatasync(fd)
+    else:  # macOS
+        os.fsync(fd)
+
+
 def reserve(fd: int, n_bytes: int) -> None:
     """Have `n_bytes` on the disk, or an OSError now; where the system cannot promise space, only their size is set."""
     if hasattr(os, "posix_fallocate"):

@@ -3,7 +3,6 @@
 # B rows at a time
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from tle.cache.journal import Journal
 from tle.cache.layout import Content, Slot, clip_reason, lay_out
 from tle.enums import Status
 from tle.errors import OutputError, one_line
-from tle.files import FILE_DTYPE, reserve, write_at
+from tle.files import FILE_DTYPE, reserve, sync_data, write_at
 
 
 def write_layout(fd: int, content: Content) -> dict[str, Slot]:
@@ -38,7 +37,7 @@ def write_layout(fd: int, content: Content) -> dict[str, Slot]:
     overlay.apply(fd, lambda: None)
     for name, array in arrays.items():
         write_at(fd, array.reshape(-1).view(np.uint8).data, slots[name].offset)
-    os.fdatasync(fd)
+    sync_data(fd)
     return slots
 
 
@@ -100,7 +99,7 @@ class RowFile:
     def sync(self) -> None:
         """Make durable what was written."""
         try:
-            os.fdatasync(self.fd)
+            sync_data(self.fd)
         except OSError as error:
             raise self._refused(error) from error
 

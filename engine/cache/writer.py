@@ -26,7 +26,7 @@ from tle.cache.overlay import Overlay
 from tle.cache.rows import RowFile, write_layout
 from tle.enums import Status
 from tle.errors import CacheError, OutputError, ShapeError, one_line
-from tle.files import FILE_DTYPE, check_output, sync_folder
+from tle.files import FILE_DTYPE, check_output, sync_data, sync_folder
 
 if TYPE_CHECKING:
     from tle.cache.reader import Cache
@@ -285,7 +285,7 @@ class CacheWriter:
         overlay = Overlay(fd)
         add_failures(overlay, self.failures)
         if overlay.changed_pages():
-            overlay.apply(fd, lambda: os.fdatasync(fd))
+            overlay.apply(fd, lambda: sync_data(fd))
         os.ftruncate(fd, overlay.size)  # the journal has done its duty
         os.fsync(fd)
 
@@ -373,7 +373,7 @@ class CacheWriter:
         if self._settled:
             return
         try:
-            os.fdatasync(self._file.fd)
+            sync_data(self._file.fd)
             self._claim.settle(self._file.fd)
             sync_folder(self.path.absolute().parent)
         except OSError as error:
