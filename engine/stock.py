@@ -181,10 +181,8 @@ def _left_over(path: Path) -> list[str]:
 
 def _check_of_one_kind(unfinished: Cache, finished: Cache) -> None:
     """Each may go with what is asked for, and still not with the other: where decoder or precision were left open."""
-    if spec_difference(unfinished.spec, finished.spec) and (
-        unfinished.fingerprint != finished.fingerprint
-        or unfinished.spec.get("precision") != finished.spec.get("precision")
-    ):
+    same_precision = unfinished.spec.get("precision") == finished.spec.get("precision")
+    if unfinished.fingerprint != finished.fingerprint or not same_precision:
         raise FingerprintError(
             f"{unfinished.path} and {finished.path} hold features of two kinds "
             f"({spec_difference(unfinished.spec, finished.spec)}): pass --overwrite to go on with the first and replace the "

@@ -176,6 +176,15 @@ class Cache:
             raise CacheError(f"split should be one of {', '.join(Split.__members__).lower()}, got {split!r}")
         return np.flatnonzero(self.valid & (self.splits == Split[split.upper()]))
 
+    def gather(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Features of some rows, (len(rows), D): a view of the file where they follow each other, else a copy.
+
+        Args:
+            rows: in any order, at least one.
+        """
+        together = bool((np.diff(rows) == 1).all())
+        return self.features[int(rows[0]) : int(rows[-1]) + 1] if together else self.features[rows]
+
     def blocks(self, n_rows: int | None = None) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
         """Valid rows in order, a block at a time: for caches that are larger than memory.
 
@@ -189,8 +198,7 @@ class Cache:
         rows = self.rows()
         for start in range(0, len(rows), step):
             block = rows[start : start + step]
-            together = block[-1] - block[0] + 1 == len(block)
-            yield block, self.features[block[0] : block[-1] + 1] if together else self.features[block]
+            yield block, self.gather(block)
 
     def dataset(self, split: str | None = None) -> "FeatureDataset":
         """Valid rows as a `torch.utils.data.Dataset` of (features, label); see `rows` for `split`."""

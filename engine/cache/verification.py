@@ -39,9 +39,7 @@ def damaged_rows(cache: Cache, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     for start in range(0, len(positions), step):
         block = positions[start : start + step]
         at = rows[block]
-        together = bool((np.diff(at) == 1).all())
-        features = cache.features[int(at[0]) : int(at[-1]) + 1] if together else cache.features[at]
-        found = row_checksums(row_views(features), cache.digests[at], cache.files[at], Status.DONE)
+        found = row_checksums(row_views(cache.gather(at)), cache.digests[at], cache.files[at], Status.DONE)
         bad[block] = found != cache.checksums[at]
     reasons, positions = cache.reasons, np.flatnonzero(failed)
     at = rows[positions]

@@ -203,11 +203,8 @@ class CacheWriter:
         with self._lock:
             for start in range(0, int(done.sum()), step):
                 rows, places = old[done][start : start + step], new[done][start : start + step]
-                first, last = int(rows[0]), int(rows[-1])
-                together = last - first + 1 == len(rows) and bool((np.diff(rows) == 1).all())
-                features = cache.features[first : last + 1] if together else cache.features[rows]  # a view, or a copy
                 self._unsynced_bytes += self._file.put_done(
-                    places, features, cache.digests[rows], files[done][start : start + step]
+                    places, cache.gather(rows), cache.digests[rows], files[done][start : start + step]
                 )
                 self._uncommitted.append((places, Status.DONE))
             reasons = cache.reasons

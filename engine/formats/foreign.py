@@ -18,7 +18,7 @@ from tle.enums import Split, Status, Target
 from tle.errors import CacheError, UsageError
 from tle.files import FILE_DTYPE
 from tle.formats.portable import Header, Opened, Records, check_ids, check_names
-from tle.sources.source import SPLIT_NAMES, class_labels, unlabelled
+from tle.sources.source import SPLIT_NAMES, class_indicators, class_labels, unlabelled
 
 # Names of arrays and columns, in any case; of several that are there the first counts.
 FEATURES = ("features", "embeddings", "embedding", "x")
@@ -173,14 +173,7 @@ def _named_indicators(
     classes = sorted(used if names is None else names)
     if not classes:
         raise CacheError(f"{opened.path}: its lists of labels name no class")
-    place = {name: number for number, name in enumerate(classes)}
-    labels_NC = np.zeros((len(rows), len(classes)), np.uint8)
-    for number, row in enumerate(rows):
-        if row is None:
-            labels_NC[number] = 255
-        else:
-            labels_NC[number, [place[name] for name in row]] = 1
-    return Target.MULTILABEL, labels_NC, tuple(classes)
+    return Target.MULTILABEL, class_indicators(rows, classes), tuple(classes)
 
 
 def _numbers(opened: Opened, values: Sequence[float | None]) -> NDArray[np.float32]:

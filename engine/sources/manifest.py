@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tle.enums import Split, Target
 from tle.errors import SourceError
-from tle.sources.source import SPLIT_NAMES, Source, class_labels, plural, printable, some, unlabelled
+from tle.sources.source import SPLIT_NAMES, Source, class_indicators, class_labels, plural, printable, some, unlabelled
 from tle.sources.table import Table, read_csv, read_parquet
 
 PATH_COLUMNS = ("path", "image_path", "filename")
@@ -191,14 +191,7 @@ def _indicators(path: Path, table: Table, cells: list[Any]) -> tuple[NDArray[np.
     classes = sorted(set().union(*(names for names in names_by_row if names is not None)))
     if not classes:
         raise SourceError(f"the label column of {path} names no class")
-    index = {name: number for number, name in enumerate(classes)}
-    labels_NC = np.zeros((len(cells), len(classes)), np.uint8)
-    for number, names in enumerate(names_by_row):
-        if names is None:
-            labels_NC[number] = 255
-        else:
-            labels_NC[number, [index[name] for name in names]] = 1
-    return labels_NC, tuple(classes)
+    return class_indicators(names_by_row, classes), tuple(classes)
 
 
 def _numbers(path: Path, table: Table, cells: list[Any]) -> NDArray[np.float32]:

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,18 @@ def class_labels(names: list[str | None]) -> tuple[NDArray[np.int64], tuple[str,
     index: dict[str | None, int] = {name: number for number, name in enumerate(classes)}
     index[None] = -1
     return np.array([index[name] for name in names], np.int64), tuple(classes)
+
+
+def class_indicators(names: Sequence[set[str] | None], classes: Sequence[str]) -> NDArray[np.uint8]:
+    """(N, C) uint8 indicators of the classes that each row names, a row of 255 where it is None."""
+    index = {name: number for number, name in enumerate(classes)}
+    labels_NC = np.zeros((len(names), len(classes)), np.uint8)
+    for number, own in enumerate(names):
+        if own is None:
+            labels_NC[number] = 255
+        else:
+            labels_NC[number, [index[name] for name in own]] = 1
+    return labels_NC
 
 
 def plural(count: int, noun: str) -> str:
