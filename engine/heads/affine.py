@@ -3,6 +3,9 @@
 # B rows of a block, D feature dim, K outputs (C classes, or 1 for regression), P classes present in the fit
 
     scores_BK = link(x_BD @ weight_KD.T + bias_K)      link: softmax | sigmoid | identity
+
+Where rows were brought to length 1 for the fit, x_BD / |x_BD| stands for x_BD: that is no part of a linear layer, so the
+layer says so, and whatever uses its weights without it (an export, say) has to do it first.
 """
 
 from collections.abc import Mapping
@@ -15,6 +18,7 @@ from numpy.typing import NDArray
 
 from tle.enums import Target
 from tle.errors import HeadError
+from tle.heads.unit_rows import normalise_rows
 
 # A class without a training picture gets no weights and this logit. Present classes are centred, so the largest of their
 # logits is at least 0 and the absent class stays below exp(-30) = 1e-13: never chosen, and yet finite, so that the layer
@@ -58,15 +62,17 @@ class Affine:
         weight_KD: float32 (K, D).
         bias_K: float32 (K,).
         link: what turns logits into scores.
+        unit_rows: whether rows are brought to length 1 before the layer.
     """
 
     weight_KD: NDArray[np.float32]
     bias_K: NDArray[np.float32]
     link: Link
+    unit_rows: bool = False
 
     def logits(self, x_BD: NDArray[np.float32]) -> NDArray[np.float32]:
         """Float32 (B, K), before the link."""
-        logits_BK = x_BD @ self.weight_KD.T
+        logits_BK = (normalise_rows(x_BD) if self.unit_rows else x_BD) @ self.weight_KD.T
         logits_BK += self.bias_K
         return logits_BK
 
@@ -76,7 +82,7 @@ class Affine:
 
     def record(self) -> dict[str, Any]:
         """What `load` needs beside the tensors."""
-        return {"type": "affine", "link": str(self.link)}
+        return {"type": "affine", "link": str(self.link), **({"unit_rows": True} if self.unit_rows else {})}
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Arrays to be stored."""
@@ -93,7 +99,8 @@ class Affine:
         """Read back what `record` and `tensors` wrote.
 
         Raises:
-            HeadError: a tensor is missing or has another shape or type, or the link is not that of the target.
+            HeadError: a tensor is missing or has another shape or type, the link is not that of the target, or it is not
+                said whether rows have length 1.
         """
         weight_KD, bias_K = tensors.get("weight"), tensors.get("bias")
         for name, array, shape in (("weight", weight_KD, (outputs, dim)), ("bias", bias_K, (outputs,))):
@@ -102,19 +109,23 @@ class Affine:
                 raise HeadError(f"expected a finite float32 tensor {name!r} of shape {shape}, found {found}")
         if record.get("link") != (link := Link.of(target)):
             raise HeadError(f"expected the link {link} for target {target}, found {record.get('link')!r}")
+        if not isinstance(normalise := record.get("unit_rows", False), bool):
+            raise HeadError(f"expected unit_rows to be true or false, found {normalise!r}")
         assert weight_KD is not None  # noqa: S101 - shown above; for the type checker
         assert bias_K is not None  # noqa: S101
-        return cls(weight_KD, bias_K, link)
+        return cls(weight_KD, bias_K, link, normalise)
 
 
-def make_affine(weight_KD: NDArray[np.float64], bias_K: NDArray[np.float64], link: Link) -> Affine:
-    """Round a float64 layer to the stored float32.
+def make_affine(
+    weight_KD: NDArray[np.float64], bias_K: NDArray[np.float64], link: Link, *, unit_rows: bool = False
+) -> Affine:
+    """Round a float64 layer to the stored float32; `unit_rows` as in `Affine`.
 
     Raises:
         HeadError: a value is not finite, in float64 or once rounded.
     """
     with np.errstate(over="ignore"):  # an overflow of the cast is found, and said, just below
-        layer = Affine(weight_KD.astype(np.float32), bias_K.astype(np.float32), link)
+        layer = Affine(weight_KD.astype(np.float32), bias_K.astype(np.float32), link, unit_rows)
     if not (np.isfinite(layer.weight_KD).all() and np.isfinite(layer.bias_K).all()):
         raise HeadError("the fit gave weights that are not finite: the features may span too many orders of magnitude")
     return layer

@@ -1,0 +1,206 @@
+"""How far from the optimum a solution can be, at most: a duality gap, in float64.
+
+# n rows, K outputs, D feature dim
+
+    primal  f(W, b) = sum_i v_i loss_i + lambda / 2 |W|^2
+    dual    g(P)    = sum_i v_i H(p_i) - 1 / (2 lambda) |A(P)|^2      A(P) = sum_i v_i (p_i - y_i) z_i^T
+
+for any P whose rows are distributions and whose columns sum to those of the labels, sum_i v_i p_i = sum_i v_i y_i = N,
+because the intercept is free. Every such g(P) is at most the least f. The probabilities of the solution nearly are such
+a P; they are off by delta = sum_i v_i (p_i - y_i). Mixing them with one fixed distribution q,
+
+    P' = (1 - e) P + e q        q = N - (1 - e) / e delta,   e = max_k delta_k / (N_k + delta_k)
+
+makes the sums exact, and the entropy is concave, so H(p'_i) >= (1 - e) H(p_i) + e H(q). For a sigmoid q and p stand for
+the pair (1 - p, p). Without an intercept P needs no mixing.
+
+Source: Boyd & Vandenberghe 2004, "Convex Optimization", section 5.7 (duals of regularised logistic regression).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tle.heads.exact.design import Design
+from tle.heads.exact.objective import Targets, xent_double
+
+_CENTRING_STEPS = 5
+_SMALL_STEP = 1e-6
+_KEPT_BLOCK = 2**18
+
+
+# Logits that are kept between the two halves of a certificate, in elements: 512 MiB. Beyond, they are made again.
+_KEPT_LOGITS = 2**26
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Certificate:
+    """What is proven of some solutions, all float64.
+
+    Attributes:
+        value_L: objectives.
+        lower_L: lower bounds of the least objectives, at least 0.
+        bias_LK: the intercepts of the solutions, centred: see `certify`.
+    """
+
+    value_L: NDArray[np.float64]
+    lower_L: NDArray[np.float64]
+    bias_LK: NDArray[np.float64]
+
+
+def certify(
+    design: Design,
+    targets: Targets,
+    weight_LKD: NDArray[np.float64],
+    bias_LK: NDArray[np.float64],
+    lambda_L: NDArray[np.float64],
+    *,
+    intercept: bool,
+) -> Certificate:
+    """Objectives and lower bounds of their optima.
+
+    Free intercepts are first moved to where the probabilities sum to the labels, by Newton's method with the weights as
+    they are: it lowers the objective, and a mixture has a price that is divided by lambda.
+
+    Args:
+        design: the rows; the problem is the one on its rounded values.
+        targets: labels and weights.
+        weight_LKD: weights.
+        bias_LK: intercepts.
+        lambda_L: strengths.
+        intercept: whether intercepts are free.
+
+    Returns:
+        The certificate, from one pass in float64, or one and a half where logits cannot be kept.
+    """
+    problems, outputs, dim = weight_LKD.shape
+    logits = _Logits(design, np.ascontiguousarray(weight_LKD.reshape(-1, dim).T))
+    if intercept:
+        bias_LK = _centre(logits, targets, bias_LK)
+    loss_L, entropy_L = np.zeros(problems), np.zeros(problems)
+    grad_MD, delta_M = np.zeros((problems * outputs, dim)), np.zeros(problems * outputs)
+    mean_D = np.zeros(dim)
+    one = problems if targets.is_sigmoid else 1  # classes are the same for all problems
+    sums_MD = np.zeros((one * outputs, dim))  # sum v y z^T
+    for positions, r_BM, z_BD in logits.blocks(bias_LK):
+        loss, entropy = xent_double(r_BM, targets, positions, problems)
+        loss_L += loss
+        entropy_L += entropy
+        grad_MD += r_BM.T @ z_BD
+        delta_M += r_BM.sum(axis=0)
+        if intercept:
+            v_B = targets.weight_N[positions]
+            mean_D += v_B @ z_BD
+            sums_MD += _class_sums(z_BD, v_B, targets.labels[positions], outputs)
+    shape = (problems, outputs, dim)
+    gradient, delta_LK = grad_MD.reshape(shape), delta_M.reshape(shape[:2])
+    sums = np.broadcast_to(sums_MD.reshape(one, outputs, dim), shape)
+    value_L = loss_L + lambda_L / 2 * np.square(weight_LKD).sum(axis=(1, 2))
+    lower_L = np.empty(problems)
+    for index in range(problems):
+        a_KD, entropy = gradient[index], entropy_L[index]
+        if intercept:
+            mixing, q_K = _mixture(delta_LK[index], _counts(targets, index))
+            a_KD = (1 - mixing) * a_KD + mixing * (q_K[:, None] * mean_D - sums[index])
+            entropy *= 1 - mixing
+        lower_L[index] = max(0.0, entropy - np.square(a_KD).sum() / (2 * lambda_L[index]))
+    return Certificate(value_L, lower_L, bias_LK)
+
+
+class _Logits:
+    """x W^T for all rows in float64, kept if they are few enough."""
+
+    def __init__(self, design: Design, weight_DM: NDArray[np.float64]) -> None:
+        self.design, self.weight_DM = design, weight_DM
+        self.kept_NM: NDArray[np.float64] | None = None
+        if len(design) * weight_DM.shape[1] <= _KEPT_LOGITS:
+            self.kept_NM = np.empty((len(design), weight_DM.shape[1]))
+            for positions, z_BD in design.blocks():
+                np.matmul(z_BD.astype(np.float64), weight_DM, out=self.kept_NM[positions])
+
+    def values(self, bias_LK: NDArray[np.float64]) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+        """Logits, a block at a time, to be overwritten."""
+        if self.kept_NM is None:
+            yield from ((positions, r_BM) for positions, r_BM, _ in self.blocks(bias_LK))
+            return
+        step = max(16, _KEPT_BLOCK // self.kept_NM.shape[1])
+        for start in range(0, len(self.kept_NM), step):
+            positions = slice(start, min(start + step, len(self.kept_NM)))
+            yield positions, self.kept_NM[positions] + bias_LK.reshape(-1)
+
+    def blocks(self, bias_LK: NDArray[np.float64]) -> Iterator[tuple[slice, NDArray[np.float64], NDArray[np.float64]]]:
+        """Logits, to be overwritten, with their rows in float64."""
+        for positions, z_BD in self.design.blocks():
+            z_BD = z_BD.astype(np.float64)
+            r_BM = z_BD @ self.weight_DM if self.kept_NM is None else self.kept_NM[positions]
+            yield positions, r_BM + bias_LK.reshape(-1), z_BD
+
+
+def _centre(logits: _Logits, targets: Targets, bias_LK: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Intercepts for which the probabilities sum to the labels, as nearly as a few steps get there."""
+    problems, outputs = bias_LK.shape
+    for _ in range(_CENTRING_STEPS if logits.kept_NM is not None else 1):
+        delta_LK = np.zeros((problems, outputs))
+        hessian_LKK = np.zeros((problems, outputs, outputs))
+        for positions, r_BM in logits.values(bias_LK):
+            p_BLK = _probabilities(r_BM, targets, positions, problems)
+            v_B = targets.weight_N[positions]
+            for index in range(problems):
+                p_BK = p_BLK[:, index]
+                if outputs == 1:
+                    hessian_LKK[index] += v_B @ (p_BK * (1 - p_BK))
+                else:
+                    hessian_LKK[index] += np.diag(v_B @ p_BK) - (p_BK * v_B[:, None]).T @ p_BK
+            delta_LK += r_BM.sum(axis=0).reshape(problems, outputs)
+        step_LK = np.stack([np.linalg.lstsq(h, d, rcond=1e-12)[0] for h, d in zip(hessian_LKK, delta_LK, strict=True)])
+        bias_LK = bias_LK - step_LK.clip(-1.0, 1.0)
+        if np.abs(step_LK).max() < _SMALL_STEP:  # what is left is of the order of its square
+            break
+    return bias_LK
+
+
+def _probabilities(r_BM: NDArray[np.float64], targets: Targets, positions: slice, problems: int) -> NDArray[np.float64]:
+    """(B, L, K) probabilities; the logits become weighted residuals."""
+    label, v_B = targets.labels[positions], targets.weight_N[positions]
+    xent_double(r_BM, targets, positions, problems)
+    safe_B = np.where(v_B > 0, v_B, 1.0)
+    p_BLK = r_BM.reshape(len(r_BM), problems, -1) / safe_B[:, None, None]
+    if targets.is_sigmoid:
+        return np.asarray(p_BLK + label[:, :, None], np.float64)
+    p_BLK[np.arange(len(p_BLK)), :, label] += 1.0
+    return np.asarray(p_BLK, np.float64)
+
+
+def _mixture(delta_K: NDArray[np.float64], counts_K: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    """E and q of the header."""
+    if len(delta_K) == 1:  # a sigmoid: the other output has what is left
+        delta_K, counts_K = np.array([-delta_K[0], delta_K[0]]), np.array([1 - counts_K[0], counts_K[0]])
+        mixing, q_2 = _mixture(delta_K, counts_K)
+        return mixing, q_2[1:]
+    delta_K = delta_K - delta_K.mean()  # sums to 0 but for rounding
+    total_K = counts_K + delta_K
+    share_K = np.divide(delta_K, total_K, out=np.zeros_like(delta_K), where=total_K > 0)
+    mixing = float(np.clip(share_K.max(initial=0.0), 0.0, 1.0))
+    if mixing == 0.0:
+        return 0.0, counts_K
+    return mixing, np.maximum(counts_K - (1 - mixing) / mixing * delta_K, 0.0)
+
+
+def _counts(targets: Targets, index: int) -> NDArray[np.float64]:
+    """Weighted share of each output among the labels."""
+    if targets.is_sigmoid:
+        return np.array([float(targets.weight_N @ targets.labels[:, index])])
+    return np.bincount(targets.labels, targets.weight_N, minlength=targets.outputs).astype(np.float64)
+
+
+def _class_sums(
+    z_BD: NDArray[np.float64], v_B: NDArray[np.float64], labels: NDArray[Any], outputs: int
+) -> NDArray[np.float64]:
+    if labels.ndim == 2:
+        return np.asarray((labels * v_B[:, None]).T @ z_BD)
+    one_hot = np.zeros((len(z_BD), outputs))
+    one_hot[np.arange(len(z_BD)), labels] = v_B
+    return np.asarray(one_hot.T @ z_BD)

@@ -1,0 +1,126 @@
+"""The rows of a problem, standardised, in memory or streamed from the cache block by block.
+
+# N rows of the feature matrix, n rows of the problem, B rows of a block, D feature dim
+
+    z = (x - mean) * inverse        rounded to the working type
+
+What is in memory is standardised once; what is streamed, in every pass, in a buffer that is used again and again:
+float16 rows are converted by `torch.Tensor.copy_`, which is some ten times as fast as NumPy's `astype`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Elements of a block. Of 128 to 2,048 rows of 1,280 features in float32, 256 to 1,024 made a pass over 10 columns 1.4
+# times as fast as one product over all rows, and each block costs a tenth of a millisecond besides.
+_BLOCK_VALUES = 2**20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Design:
+    """The rows of a problem.
+
+    Attributes:
+        features: (N, D) floats, maybe memory-mapped; or, where `resident`, already standardised (n, D).
+        rows: (n,) int64 rows of `features`, ascending; None for all.
+        mean_D: float64 (D,); None for 0.
+        inverse_D: float64 (D,), 1 / scale; None for 1.
+        dtype: float32 or float64, in which passes are made.
+        tensor: (n, D) torch tensor of the same rows, standardised, on the device that makes the passes; None for NumPy.
+    """
+
+    features: NDArray[Any]
+    rows: NDArray[np.int64] | None
+    mean_D: NDArray[np.float64] | None
+    inverse_D: NDArray[np.float64] | None
+    dtype: np.dtype[Any]
+    tensor: Any = None
+
+    def __len__(self) -> int:
+        return len(self.features) if self.rows is None else len(self.rows)
+
+    @property
+    def dim(self) -> int:
+        """Feature dimension D."""
+        return int(self.features.shape[1])
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether rows need no work before they are used."""
+        plain = self.rows is None and self.mean_D is None and self.inverse_D is None
+        return plain and self.features.dtype == self.dtype
+
+    def load(self) -> "Design":
+        """The same rows in memory, standardised."""
+        if self.is_resident:
+            return self
+        z_ND = np.empty((len(self), self.dim), self.dtype)
+        for positions, z_BD in self.blocks():
+            z_ND[positions] = z_BD
+        return Design(z_ND, None, None, None, self.dtype, self.tensor)
+
+    def on_device(self, device: str) -> "Design":
+        """The same rows with a copy on a torch device ("cuda", "cpu"), which then makes the float32 passes."""
+        import torch
+
+        tensor = torch.empty((len(self), self.dim), dtype=torch.float32, device=device)
+        for positions, z_BD in self.blocks():
+            tensor[positions] = torch.from_numpy(z_BD).to(device)
+        return replace(self, tensor=tensor)
+
+    def take(self, positions: NDArray[np.int64]) -> NDArray[Any]:
+        """Some standardised rows, a fresh array."""
+        rows = positions if self.rows is None else self.rows[positions]
+        return self._standardise(np.array(self.features[rows], self.dtype))
+
+    def blocks(self) -> Iterator[tuple[slice, NDArray[Any]]]:
+        """All rows in order as (positions, (B, D) rows); a block is valid until the next one is asked for."""
+        step = max(16, _BLOCK_VALUES // max(self.dim, 1))
+        if self.is_resident:
+            for start in range(0, len(self), step):
+                positions = slice(start, min(start + step, len(self)))
+                yield positions, self.features[positions]
+            return
+        import torch
+
+        buffer_BD = np.empty((min(step, len(self)), self.dim), self.dtype)
+        for start in range(0, len(self), step):
+            positions = slice(start, min(start + step, len(self)))
+            raw_BD = self.features[positions if self.rows is None else self._span(positions)]
+            z_BD = buffer_BD[: len(raw_BD)]
+            if raw_BD.dtype == np.float16:
+                if not raw_BD.flags.writeable:  # torch warns of read-only memory, though nothing writes here
+                    raw_BD = raw_BD.view()
+                torch.from_numpy(z_BD).copy_(_as_tensor(raw_BD))
+            else:
+                z_BD[...] = raw_BD
+            yield positions, self._standardise(z_BD)
+
+    def _span(self, positions: slice) -> Any:
+        """Rows of a block, as a slice where they follow one another: a view instead of a copy."""
+        assert self.rows is not None  # noqa: S101 - for the type checker
+        rows = self.rows[positions]
+        return slice(int(rows[0]), int(rows[-1]) + 1) if rows[-1] - rows[0] == len(rows) - 1 else rows
+
+    def _standardise(self, z_BD: NDArray[Any]) -> NDArray[Any]:
+        """In place."""
+        if self.mean_D is not None:
+            z_BD -= self.mean_D.astype(self.dtype)
+        if self.inverse_D is not None:
+            z_BD *= self.inverse_D.astype(self.dtype)
+        return z_BD
+
+
+def _as_tensor(raw_BD: NDArray[Any]) -> Any:
+    """A tensor that shares the memory of float16 rows, read-only memory too."""
+    import warnings
+
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.ascontiguousarray(raw_BD))

@@ -1,0 +1,216 @@
+"""The curvature of the loss as something that can be inverted: a Kronecker product, and a dense block where it matters.
+
+# m sampled rows, K outputs, D feature dim, R leading directions, L problems
+
+The Hessian of the loss is sum_i v_i (diag(p_i) - p_i p_i^T) (x) z_i z_i^T. Over all rows its mean factors as
+
+    S (x) G     S = sum_i v_i (diag(p_i) - p_i p_i^T) / h        K x K, which classes are confused with which
+                G = sum_i v_i h_i z_i z_i^T                      D x D, h_i = 1 - |p_i|^2 (how unsure row i is), h = sum v_i h_i
+
+and with G = U a U^T, S = Q s Q^T its inverse for every lambda at once is Q U / (s a + lambda) U^T Q^T. What that misses
+is that classes have covariances of their own. So in the R leading directions of U, which carry most of the curvature,
+the Hessian is formed as it is, for all pairs of classes, and inverted by Cholesky. The intercept is one more
+direction there, and eliminated by centring in the rest.
+
+Both come from m rows drawn with probability proportional to h_i: on 20,000 rows of 1,280 features (10 classes, C = 0.01)
+conjugate gradients with the Gram matrix took over 60 passes for two digits, with exact blocks for each class 10, with
+the Kronecker product alone 32, with 256 dense directions 6, and with the same from 5,000 sampled rows 7.
+
+Source: the Kronecker factors are those of Martens & Grosse 2015 (K-FAC) for one layer; the bound used before anything is
+known is Boehning 1992, "Multinomial logistic regression algorithm".
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+
+# Unknowns of the dense block. Its Cholesky in float64 takes 30 ms at 1,536, its product over 5,000 rows 0.25 s.
+MAX_DENSE = 1536
+SAMPLE = 5000
+_MIN_DIRECTIONS = 3
+_TINY = 1e-30
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Preconditioner:
+    """An approximate inverse Hessian for any lambda.
+
+    Attributes:
+        centre_D: weighted mean of the rows; 0 without intercept.
+        basis_DD: U, by descending curvature.
+        curvature_D: a.
+        mixing_KK: Q.
+        shares_K: s, 0 for the direction that a softmax does not see.
+        dense: Hessian of the R leading directions and the intercept, (K (R + 1))^2, or None.
+        directions: R.
+        intercept: whether there is one.
+        factors: Cholesky factors by lambda, made when they are first needed.
+    """
+
+    centre_D: NDArray[Any]
+    basis_DD: NDArray[Any]
+    curvature_D: NDArray[np.float64]
+    mixing_KK: NDArray[Any]
+    shares_K: NDArray[np.float64]
+    dense: NDArray[np.float64] | None
+    directions: int
+    intercept: bool
+    factors: dict[Any, Any] = field(default_factory=dict)
+
+    def apply(
+        self, grad_LKD: NDArray[Any], grad_LK: NDArray[Any], lambda_L: NDArray[np.float64]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Approximate inverse Hessian times a gradient, for each problem; the type of the gradient."""
+        dtype = grad_LKD.dtype
+        grad_LKD = grad_LKD - grad_LK[:, :, None].astype(dtype) * self.centre_D if self.intercept else grad_LKD
+        problems, outputs, dim = grad_LKD.shape
+        rotated = (grad_LKD.reshape(-1, dim) @ self.basis_DD).reshape(problems, outputs, dim)
+        step = self.mixing_KK.T @ rotated
+        denominator = self.shares_K[None, :, None] * self.curvature_D + lambda_L[:, None, None]
+        step /= denominator.astype(dtype)
+        step[:, self.shares_K == 0.0] = 0.0
+        step = self.mixing_KK @ step
+        bias_LK = np.zeros_like(grad_LK)
+        if self.dense is not None:
+            r = self.directions
+            for index in range(problems):
+                right = rotated[index, :, :r]
+                if self.intercept:
+                    right = np.concatenate([right, grad_LK[index, :, None].astype(dtype)], axis=1)
+                found = linalg.cho_solve(self._factor(float(lambda_L[index])), right.reshape(-1), check_finite=False)
+                found = found.reshape(outputs, -1)
+                step[index, :, :r] = found[:, :r]
+                if self.intercept:
+                    bias_LK[index] = found[:, r]
+        elif self.intercept:
+            shares_K = np.where(self.shares_K > 0, self.shares_K, np.inf) * self._unit
+            bias_LK[...] = (grad_LK @ self.mixing_KK / shares_K) @ self.mixing_KK.T
+        step = (step.reshape(-1, dim) @ self.basis_DD.T).reshape(problems, outputs, dim)
+        if self.intercept:
+            bias_LK -= step @ self.centre_D
+        return step, bias_LK
+
+    def astype(self, dtype: Any) -> "Preconditioner":
+        """The same in another type."""
+        kept = {"unit": self.factors["unit"]}
+        cast = [array.astype(dtype) for array in (self.centre_D, self.basis_DD, self.mixing_KK)]
+        return replace(self, centre_D=cast[0], basis_DD=cast[1], mixing_KK=cast[2], factors=kept)
+
+    @property
+    def _unit(self) -> float:
+        """What a share of 1 is worth for the intercept: h, kept as the last entry of the curvature's scale."""
+        return float(self.factors["unit"])
+
+    def _factor(self, strength: float) -> Any:
+        """Cholesky factor of the dense block at one lambda, in the type of the basis."""
+        if strength not in self.factors:
+            assert self.dense is not None  # noqa: S101 - for the type checker
+            width = self.directions + self.intercept
+            diagonal = np.full((len(self.shares_K), width), strength)
+            if self.intercept:
+                diagonal[:, -1] = 0.0
+            matrix = self.dense
+            # Sampled sums carry the noise of their type: a ridge of that size keeps the factor from meeting it.
+            noise = 4 * np.finfo(self.basis_DD.dtype).eps * max(float(np.diag(matrix).max()), _TINY)
+            factor = None
+            while factor is None:
+                shifted = matrix.copy()
+                shifted[np.diag_indices(len(matrix))] += diagonal.reshape(-1) + noise
+                try:
+                    factor = linalg.cholesky(shifted, lower=True, check_finite=False, overwrite_a=True)
+                except (
+                    linalg.LinAlgError
+                ):  # more noise than that: a larger ridge makes a worse guess, not a wrong answer
+                    noise *= 8
+            self.factors[strength] = (factor.astype(self.basis_DD.dtype), True)
+        return self.factors[strength]
+
+
+def bound(z_MD: NDArray[Any], share_M: NDArray[np.float64], outputs: int, *, intercept: bool) -> Preconditioner:
+    """Boehning's upper bound of the Hessian, which holds everywhere: (I - 11^T / K) / 2 (x) G; 1/4 G for a sigmoid.
+
+    Args:
+        z_MD: sampled rows.
+        share_M: what each stands for, sum 1.
+        outputs: K.
+        intercept: whether there is one.
+    """
+    centre_D, basis_DD, values_D = _decompose(z_MD, share_M, intercept=intercept)
+    if outputs == 1:
+        return Preconditioner(centre_D, basis_DD, values_D, np.ones((1, 1), z_MD.dtype), np.array([0.25]), None, 0,
+                              intercept, {"unit": 1.0})  # fmt: skip
+    shares_K, mixing_KK = np.linalg.eigh((np.eye(outputs) - 1 / outputs) / 2)
+    shares_K[0] = 0.0
+    return Preconditioner(centre_D, basis_DD, values_D, mixing_KK.astype(z_MD.dtype), shares_K, None, 0, intercept,
+                          {"unit": 1.0})  # fmt: skip
+
+
+def two_level(
+    z_MD: NDArray[Any], share_M: NDArray[np.float64], p_MK: NDArray[Any], *, intercept: bool
+) -> Preconditioner:
+    """The preconditioner of the header at probabilities `p_MK` of sampled rows that stand for `share_M` each."""
+    outputs, dim = p_MK.shape[1], z_MD.shape[1]
+    p_MK = p_MK.astype(np.float64)
+    unsure_M = p_MK[:, 0] * (1 - p_MK[:, 0]) if outputs == 1 else (p_MK * (1 - p_MK)).sum(axis=1)
+    weight_M = share_M * unsure_M
+    total = float(weight_M.sum())
+    centre_D, basis_DD, values_D = _decompose(z_MD, weight_M, intercept=intercept)
+    if outputs == 1:
+        shares_K, mixing_KK = np.ones(1), np.ones((1, 1))
+    else:
+        confusion_KK = (np.diag(share_M @ p_MK) - (p_MK * share_M[:, None]).T @ p_MK) / total
+        shares_K, mixing_KK = np.linalg.eigh(confusion_KK)
+        shares_K = np.where(shares_K > 1e-9 * shares_K.max(), shares_K, 0.0)
+    dense, r = None, 0
+    if (outputs <= MAX_DENSE // (_MIN_DIRECTIONS + 1) and outputs > 1) or outputs == 1:
+        r = min(dim, MAX_DENSE // outputs - 1)
+        dense = _dense(z_MD, centre_D, basis_DD[:, :r], share_M, p_MK, intercept=intercept)
+    return Preconditioner(centre_D, basis_DD, values_D, mixing_KK.astype(z_MD.dtype), shares_K, dense, r, intercept,
+                          {"unit": total})  # fmt: skip
+
+
+def _decompose(
+    z_MD: NDArray[Any], weight_M: NDArray[np.float64], *, intercept: bool
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
+    """Centre, eigenvectors and eigenvalues, descending, of the weighted Gram matrix."""
+    dtype = z_MD.dtype
+    total = max(float(weight_M.sum()), float(np.finfo(np.float64).tiny))
+    centre_D = ((weight_M / total).astype(dtype) @ z_MD) if intercept else np.zeros(z_MD.shape[1], dtype)
+    scaled_MD = (z_MD - centre_D) * np.sqrt(weight_M / total).astype(dtype)[:, None]
+    values_D, basis_DD = linalg.eigh(scaled_MD.T @ scaled_MD, check_finite=False, overwrite_a=True, driver="evd")
+    return centre_D, np.ascontiguousarray(basis_DD[:, ::-1]), values_D[::-1].astype(np.float64).clip(0.0) * total
+
+
+def _dense(
+    z_MD: NDArray[Any],
+    centre_D: NDArray[Any],
+    basis_DR: NDArray[Any],
+    share_M: NDArray[np.float64],
+    p_MK: NDArray[np.float64],
+    *,
+    intercept: bool,
+) -> NDArray[np.float64]:
+    """The Hessian on the leading directions: blockdiag_k(T^T diag(v p_k) T) - F^T F with rows f_i = sqrt(v_i) p_i (x) t_i."""
+    dtype, outputs = z_MD.dtype, p_MK.shape[1]
+    t_MR = (z_MD - centre_D) @ basis_DR
+    if intercept:
+        t_MR = np.concatenate([t_MR, np.ones((len(t_MR), 1), dtype)], axis=1)
+    width = t_MR.shape[1]
+    root_M = np.sqrt(share_M)
+    if outputs == 1:
+        scaled = t_MR * (root_M * np.sqrt(p_MK[:, 0] * (1 - p_MK[:, 0]))).astype(dtype)[:, None]
+        return np.asarray(scaled.T @ scaled, np.float64)
+    stacked = ((root_M[:, None] * p_MK).astype(dtype)[:, :, None] * t_MR[:, None, :]).reshape(len(t_MR), -1)
+    dense = -(stacked.T @ stacked).astype(np.float64)
+    blocks = dense.reshape(outputs, width, outputs, width)
+    for index in range(outputs):
+        scaled = t_MR * (root_M * np.sqrt(p_MK[:, index])).astype(dtype)[:, None]
+        blocks[index, :, index] += scaled.T @ scaled
+    # The direction in which all classes move together is not seen by a softmax and never asked for: made stiff, it
+    # cannot spoil the factor.
+    stiff = float(np.diag(dense).mean()) / outputs
+    blocks += stiff * np.eye(width)[None, :, None, :]
+    return np.asarray(dense, np.float64)

@@ -1,0 +1,258 @@
+"""From labels, weights and scikit-learn's C to what the solver takes, and back to coefficients.
+
+# n rows, D feature dim, K classes, L values of C
+
+scikit-learn's objective  C sum_i s_i loss_i + |W|^2 / 2  divided by C S, S = sum_i s_i, is the solver's with v_i = s_i / S
+and lambda = 1 / (C S).
+
+Two classes have one row of coefficients there. As a softmax of two rows u the optimum has u = -+w / 2, so |u|^2 is
+|w|^2 / 2, and at 2 lambda both objectives are the same.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tle.errors import HeadError, UsageError
+from tle.heads.exact.design import Design
+from tle.heads.exact.newton import can_finish, finish, is_small, solve_small
+from tle.heads.exact.objective import Targets
+from tle.heads.exact.path import MAX_PASSES, Solution, solve_labels, solve_path
+from tle.heads.threads import blas_threads
+
+# Numbers of the features up to which passes are in float64: they fit the caches, and float32 would save nothing.
+SMALL_VALUES = 2**22
+# Multiply-adds of a pass up to which solutions are taken to the last digit whatever tolerance is asked for: it costs a few
+# milliseconds, and makes them independent of the order of rows and of whether a row stands twice or weighs double.
+TINY_PASS = 2**16
+_LAST_DIGIT = 1e-16
+# Rows that are held in memory, standardised, if they are no more than this.
+RESIDENT_BYTES = 2**31
+_SMALL_BATCH = 8
+_LEAST_C = 1e-300
+_ROUNDINGS = 2.0
+_NOT_FINITE = "the fit gave weights that are not finite: the features may span too many orders of magnitude, scale them"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Problem:
+    """Rows with labels, for any C.
+
+    Attributes:
+        design: the rows; all have weight.
+        targets: their labels: classes 0 to K - 1, each of which occurs; or indicators, a column a label.
+        total: S, the sum of the weights before they were divided by it.
+        intercept: whether there is a free intercept.
+        memory: what was measured of the rows.
+    """
+
+    design: Design
+    targets: Targets
+    total: float
+    intercept: bool = True
+    memory: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether coefficients are one row that stands for two."""
+        return not self.targets.is_sigmoid and self.targets.outputs == 2
+
+    @property
+    def pass_size(self) -> int:
+        """Multiply-adds of one product with all rows."""
+        outputs = self.targets.labels.shape[1] if self.targets.is_sigmoid else self.targets.outputs
+        return len(self.design) * self.design.dim * outputs
+
+    def strength(self, c: float) -> float:
+        """The solver's lambda for C.
+
+        Raises:
+            UsageError: it cannot be told from 0 or from infinity.
+        """
+        weighed = c * self.total
+        if not _LEAST_C < weighed < 1 / _LEAST_C:
+            raise UsageError(
+                f"C={c:g} times the sum of sample weights, {self.total:g}, is beyond what can be computed with"
+            )
+        return (2.0 if self.is_binary else 1.0) / weighed
+
+    def solve(
+        self, c_L: Sequence[float], *, tol: float, max_passes: int = MAX_PASSES, seed: int = 0, tiny: int = TINY_PASS
+    ) -> Iterator[tuple[float, Solution]]:
+        """Solve for every C, the smallest first.
+
+        Args:
+            c_L: values of C above 0; each is solved once.
+            tol: relative gap that is asked for.
+            max_passes: passes a C may take.
+            seed: of the rows that the curvature is taken from.
+            tiny: size of a pass up to which solutions are taken to the last digit.
+
+        Yields:
+            (C, solution); values that lie near each other are solved, and come, together.
+
+        Raises:
+            HeadError: a solution is not finite.
+            UsageError: a C that is beyond any measure.
+        """
+        c_of = {self.strength(c): c for c in c_L}
+        design = self.design
+        size = (len(design), self.targets.outputs, design.dim)
+        double = design.is_resident and design.dtype == np.float64
+        small = double and is_small(*size)
+        if small:
+            stream = solve_small(
+                design, self.targets, list(c_of), tol=tol, max_passes=max_passes, intercept=self.intercept
+            )
+        else:
+            wanted = min(tol, _LAST_DIGIT) if self.pass_size <= tiny else tol
+            stream = solve_path(
+                design, self.targets, list(c_of), tol=wanted, max_passes=max_passes, intercept=self.intercept, seed=seed
+            )
+        # To set the threads takes 6 ms: often as long as a small problem.
+        for some in _batches(stream, _SMALL_BATCH if small else 1, self.pass_size):
+            for found in some:
+                if (
+                    found.gap > tol * found.objective
+                    and not small
+                    and double
+                    and found.passes < max_passes
+                    and can_finish(*size)
+                ):
+                    with blas_threads(self.pass_size * self.targets.outputs):
+                        found = finish(
+                            design, self.targets, found, tol=tol, max_passes=max_passes, intercept=self.intercept
+                        )
+                gap = found.gap + self.rounding(found)
+                yield c_of[found.strength], replace(found, gap=gap, is_certified=gap <= tol * found.objective)
+
+    def rounding(self, found: Solution) -> float:
+        """What float64 can have made of an objective and its bound.
+
+        A logit is rounded by some eps (|z|^T |w| + |b|), and a loss by that times 1 - p, which is at most the loss. It is
+        next to nothing, save where features are far from 0 and logits are what two large numbers leave.
+        """
+        size = float((np.abs(found.weight_KD) @ self.largest()).sum() + np.abs(found.bias_K).sum())
+        return _ROUNDINGS * float(np.finfo(np.float64).eps) * (1.0 + size) * found.objective
+
+    def largest(self) -> NDArray[np.float64]:
+        """The largest absolute value of each feature, (D,); measured when it is first asked for."""
+        if "largest" not in self.memory:
+            found_D = np.zeros(self.design.dim)
+            for _, z_BD in self.design.blocks():
+                np.maximum(found_D, np.maximum(z_BD.max(axis=0), -z_BD.min(axis=0)), out=found_D)
+            self.memory["largest"] = found_D
+        return self.memory["largest"]
+
+    def coefficients(self, solution: Solution) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Coefficients and intercepts, centred over the classes; one row for two classes. Float64 (K, D), (K,)."""
+        weight_KD, bias_K = solution.weight_KD, solution.bias_K
+        if self.is_binary:
+            return weight_KD[1:] - weight_KD[:1], bias_K[1:] - bias_K[:1]
+        return weight_KD - weight_KD.mean(axis=0), bias_K - bias_K.mean()
+
+
+def make_problem(
+    features: NDArray[Any],
+    labels_N: NDArray[np.int64],
+    outputs: int,
+    *,
+    weight_N: NDArray[np.float64] | None = None,
+    rows: NDArray[np.int64] | None = None,
+    mean_D: NDArray[np.float64] | None = None,
+    scale_D: NDArray[np.float64] | None = None,
+    intercept: bool = True,
+    double: bool = False,
+) -> Problem:
+    """A problem of classes.
+
+    Args:
+        features: (N, D) floats, maybe memory-mapped.
+        labels_N: (n,) int64 from 0 to `outputs` - 1, each of which has weight.
+        outputs: K, at least 2.
+        weight_N: (n,) weights above 0; None for 1.
+        rows: (n,) rows of `features`, ascending; None for all.
+        mean_D: taken from every row.
+        scale_D: by which rows are then divided.
+        intercept: whether there is a free intercept.
+        double: make passes in float64 however large the problem is.
+    """
+    weight_N = np.ones(len(labels_N)) if weight_N is None else weight_N
+    total = float(weight_N.sum())
+    targets = Targets(np.ascontiguousarray(labels_N, np.int64), weight_N / total, outputs)
+    return Problem(_make_design(features, rows, mean_D, scale_D, double), targets, total, intercept)
+
+
+def make_label_problem(
+    features: NDArray[Any],
+    labels_NL: NDArray[Any],
+    *,
+    rows: NDArray[np.int64] | None = None,
+    mean_D: NDArray[np.float64] | None = None,
+    scale_D: NDArray[np.float64] | None = None,
+) -> Problem:
+    """A binary problem for each of the columns of `labels_NL`, neither of which is constant; see `make_problem`."""
+    n = len(labels_NL)
+    targets = Targets(np.ascontiguousarray(labels_NL, np.float32), np.full(n, 1.0 / n), 1)
+    return Problem(_make_design(features, rows, mean_D, scale_D, False), targets, float(n))
+
+
+def solve_all_labels(
+    problem: Problem,
+    c_L: Sequence[float],
+    *,
+    tol: float,
+    max_passes: int = MAX_PASSES,
+    seed: int = 0,
+    tiny: int = TINY_PASS,
+) -> Iterator[tuple[float, list[Solution]]]:
+    """Solve all labels at once for every C, the smallest first, each from the one before."""
+    start: Sequence[Solution] = ()
+    wanted = min(tol, _LAST_DIGIT) if problem.pass_size <= tiny else tol
+    for c in sorted(set(c_L)):
+        with blas_threads(problem.pass_size):
+            start = solve_labels(
+                problem.design, problem.targets, problem.strength(c), tol=wanted, max_passes=max_passes, seed=seed, start=start
+            )  # fmt: skip
+        gaps = [found.gap + problem.rounding(found) for found in start]
+        yield (
+            c,
+            [replace(s, gap=gap, is_certified=gap <= tol * s.objective) for s, gap in zip(start, gaps, strict=True)],
+        )
+
+
+def _batches(stream: Iterator[Solution], size: int, pass_size: int) -> Iterator[list[Solution]]:
+    """So many solutions at a time, finite ones, each batch with as many threads as it is worth."""
+    while True:
+        with blas_threads(pass_size):
+            try:
+                some = list(islice(stream, size))
+            except np.linalg.LinAlgError as error:  # what a decomposition says of a matrix that is not finite
+                raise HeadError(_NOT_FINITE) from error
+        if not some:
+            return
+        for found in some:
+            if not (
+                np.isfinite(found.weight_KD).all() and np.isfinite([*found.bias_K, found.objective, found.gap]).all()
+            ):
+                raise HeadError(_NOT_FINITE)
+        yield some
+
+
+def _make_design(
+    features: NDArray[Any],
+    rows: NDArray[np.int64] | None,
+    mean_D: NDArray[np.float64] | None,
+    scale_D: NDArray[np.float64] | None,
+    double: bool,
+) -> Design:
+    n = len(features) if rows is None else len(rows)
+    values = n * int(features.shape[1])
+    dtype = np.dtype(np.float64 if double or values <= SMALL_VALUES else np.float32)
+    inverse_D = None if scale_D is None else 1.0 / scale_D
+    design = Design(features, rows, mean_D, inverse_D, dtype)
+    return design.load() if values * dtype.itemsize <= RESIDENT_BYTES else design

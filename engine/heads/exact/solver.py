@@ -1,0 +1,332 @@
+"""The descent of problems that share their rows: steps, the curvature they are made with, and when to leave off.
+
+# n rows, L problems, K outputs, D feature dim, m sampled rows
+
+Where regularisation is weak most rows are as good as decided: nearly all of the curvature is in a few of them. Steps are
+then made on these alone, the others' loss taken as linear, and every so often on all rows, which makes the linear part
+exact again; where that shows that the steps went too far they are shortened.
+
+A problem is left when its gap, |gradient|^2 / (2 lambda), is below `tol` times its objective; or when ten steps
+together have gained less than a fiftieth of that, which is where weak strengths end: their objective is found long
+before a bound that divides by lambda can tell. What is reported is never the estimate but the certificate of
+`tle.heads.exact.certificate`, in float64, whatever it says.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tle.heads.exact.certificate import certify
+from tle.heads.exact.design import Design
+from tle.heads.exact.lbfgs import State, descend
+from tle.heads.exact.objective import Evaluation, Targets, evaluate, predict_rows
+from tle.heads.exact.preconditioner import MAX_DENSE, SAMPLE, Preconditioner, bound, two_level
+
+_WINDOW = 10
+_LITTLE = 0.02
+# Below this relative decrease over the window float32 has nothing more to say.
+_SINGLE_NOISE = 3e-7
+_DOUBLE_NOISE = 1e-13
+# Steps on decisive rows only: from so many rows, where they are at most this part of all, so many between full passes.
+_FOCUS_FROM = 2000
+_FOCUS_BELOW = 0.5
+_FOCUS_STEPS = 12
+_FOCUS_KEPT = 5e-4
+_LEAST_REACH = 0.02
+# A smaller change of the objective does not make the curvature worth taking again.
+_MOVED = 0.03
+# Tolerances below this are not reached in float32; the last steps are then made in float64.
+_SINGLE_TOL = 2e-5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Solution:
+    """One strength, solved.
+
+    Attributes:
+        strength: lambda, against the mean of the losses.
+        weight_KD: float64 (K, D), on the rows of the design.
+        bias_K: float64 (K,).
+        objective: f, float64.
+        gap: f minus a proven lower bound of the least f, at least 0.
+        passes: passes over the rows.
+        is_certified: whether the gap is within the tolerance.
+    """
+
+    strength: float
+    weight_KD: NDArray[np.float64]
+    bias_K: NDArray[np.float64]
+    objective: float
+    gap: float
+    passes: int
+    is_certified: bool
+
+    @property
+    def relative_gap(self) -> float:
+        """Gap over objective; 0 where both are 0."""
+        return self.gap / self.objective if self.objective > 0 else 0.0
+
+
+class Solver:
+    """What the groups of a path share: the rows, and what is known of their curvature."""
+
+    def __init__(
+        self,
+        design: Design,
+        targets: Targets,
+        tol: float,
+        max_passes: int,
+        intercept: bool,
+        rng: np.random.Generator,
+    ) -> None:
+        self.design, self.targets = design, targets
+        self.tol, self.max_passes, self.intercept, self.rng = tol, max_passes, intercept, rng
+        self.preconditioner: Preconditioner | None = None
+        self._since = 0.0  # multiply-adds of passes since the curvature was taken
+        self._value = np.inf  # objective of the problem it was taken at
+        self._refreshes = 0
+        self._pairs: list[Any] = []
+        self._focus_steps = _FOCUS_STEPS
+        self._unsure_N = np.empty(len(design))  # of the last pass
+        self._passes_L = np.zeros(0)
+
+    def evaluate(self, problems: NDArray[np.int64], weight: NDArray[Any], bias: NDArray[Any]) -> Evaluation:
+        """A pass, or an intercept's gradient of 0 where there is none."""
+        found = evaluate(self.design, self.targets.of(problems), weight, bias, self._unsure_N)
+        self._passes_L[problems] += 1
+        self._since += 2.0 * len(self.design) * weight.size
+        return found if self.intercept else Evaluation(found.loss_L, found.grad_LKD, np.zeros_like(found.grad_LK))
+
+    def descend(self, lambda_L: NDArray[np.float64], weight: NDArray[Any], bias: NDArray[Any]) -> State:
+        """Solve some problems together from given starts, in the type of the design."""
+        self._passes_L = np.zeros(len(lambda_L))
+        weight, bias = weight.astype(self.design.dtype), bias.astype(np.float64)
+        at = self.evaluate(np.arange(len(lambda_L)), weight, bias)
+        pairs = self._pairs if self._pairs and len(self._pairs[0][2]) == len(lambda_L) else []
+        state = State(weight, bias, lambda_L, at, list(pairs))
+        self._descend(state)
+        self._pairs, state.passes_L = state.pairs, self._passes_L
+        return state
+
+    def finish(self, states: Sequence[State]) -> list[Solution]:
+        """Certify solutions in one go, and go on in float64 with what needs it."""
+        final = self._certify(states)
+        if self.design.dtype == np.float32 and self.tol < _SINGLE_TOL:
+            at = np.cumsum([0] + [len(state.lambda_L) for state in states])
+            for index, state in enumerate(states):
+                part = slice(int(at[index]), int(at[index + 1]))
+                if not all(found.is_certified for found in final[part]):
+                    final[part] = self._polish(state)
+        return final
+
+    def _polish(self, state: State) -> list[Solution]:
+        """Go on in float64, for tolerances that float32 cannot reach."""
+        single, curvature = self.design, self.preconditioner
+        self.design = replace(single, features=single.features, dtype=np.dtype(np.float64))
+        self.preconditioner = None if curvature is None else curvature.astype(np.float64)
+        pairs = [(s.astype(np.float64), y.astype(np.float64), keep) for s, y, keep in state.pairs]
+        weight = state.weight_LKD.astype(np.float64)
+        self._passes_L = state.passes_L.copy()
+        at = self.evaluate(np.arange(len(state.lambda_L)), weight, state.bias_LK)
+        polished = State(weight, state.bias_LK, state.lambda_L, at, pairs)
+        self._descend(polished)
+        polished.passes_L = self._passes_L
+        final = self._certify([polished])
+        self.design, self.preconditioner = single, curvature
+        return final
+
+    def _descend(self, state: State) -> None:
+        """Step until every problem is to be left."""
+        history: list[NDArray[np.float64]] = []
+        focusing = len(self.design) >= _FOCUS_FROM
+        while True:
+            active = self._unfinished(state, history)
+            if not len(active):
+                return
+            self._refresh(state, active)
+            rows = _decisive(self._unsure_N) if focusing and self._refreshes else None
+            if rows is None or len(rows) > _FOCUS_BELOW * len(self.design):
+                history.append(self._step(state, active, self.evaluate))
+            else:
+                focusing = self._focus(state, active, rows, history)
+
+    def _unfinished(self, state: State, history: list[NDArray[np.float64]]) -> NDArray[np.int64]:
+        """The problems that are worth another step."""
+        value_L = state.values()
+        # Half of what is asked for: the certificate is a little above the estimate.
+        left = (state.gaps() > 0.5 * self.tol * value_L) & (self._passes_L < self.max_passes) & (value_L > 0)
+        if len(history) >= _WINDOW:
+            noise = _SINGLE_NOISE if self.design.dtype == np.float32 else _DOUBLE_NOISE
+            gained = np.sum(history[-_WINDOW:], axis=0)
+            left &= gained > np.maximum(_LITTLE * self.tol, noise) * value_L
+        return np.flatnonzero(left)
+
+    def _step(self, state: State, active: NDArray[np.int64], evaluate_some: Any) -> NDArray[np.float64]:
+        """One step; the decrease of every problem."""
+        assert self.preconditioner is not None  # noqa: S101 - made by the refresh
+        decrease = np.zeros(len(state.lambda_L))
+        decrease[active] = descend(state, evaluate_some, self.preconditioner, active)
+        return decrease
+
+    def _focus(
+        self, state: State, active: NDArray[np.int64], rows: NDArray[np.int64], history: list[NDArray[np.float64]]
+    ) -> bool:
+        """Some steps on the decisive rows, then a pass over all; False where they led nowhere."""
+        before, surrogate = state.copy(), self._surrogate(state, rows)
+        recent: list[NDArray[np.float64]] = []
+        for _ in range(self._focus_steps):
+            inner = np.intersect1d(self._unfinished(state, recent), active)
+            if not len(inner):
+                break
+            recent.append(self._step(state, inner, surrogate))
+        reach_L = self._shorten(state, before, active)
+        full = reach_L[active].min() == 1.0
+        self._focus_steps = min(_FOCUS_STEPS, 2 * self._focus_steps) if full else max(2, self._focus_steps // 2)
+        gained = before.values() - state.values()
+        history.extend([gained / max(len(recent), 1)] * len(recent))
+        return bool(reach_L[active].max() > 0)
+
+    def _shorten(self, state: State, before: State, active: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Put all rows' loss and gradient into `state`, and the problems where it is not above where they were.
+
+        The surrogate is convex and has the gradient of the whole, so the way it went leads down; not always so far.
+
+        Returns:
+            The part of the way that each problem went.
+        """
+        went, value_L = state.copy(), before.values()
+        reach_L = np.ones(len(value_L))
+        pending = active
+        while len(pending):
+            t = reach_L[pending, None, None]
+            weight = before.weight_LKD[pending] + t * (went.weight_LKD[pending] - before.weight_LKD[pending])
+            bias = before.bias_LK[pending] + t[:, 0] * (went.bias_LK[pending] - before.bias_LK[pending])
+            weight = weight.astype(before.weight_LKD.dtype)
+            state.put(pending, weight, bias, self.evaluate(pending, weight, bias))
+            pending = pending[~(state.values()[pending] <= value_L[pending])]
+            reach_L[pending] /= 2
+            if len(lost := pending[reach_L[pending] < _LEAST_REACH]):
+                reach_L[lost] = 0.0
+                at = Evaluation(before.at.loss_L[lost], before.at.grad_LKD[lost], before.at.grad_LK[lost])
+                state.put(lost, before.weight_LKD[lost], before.bias_LK[lost], at)
+                pending = np.setdiff1d(pending, lost)
+        return reach_L
+
+    def _surrogate(
+        self, state: State, rows: NDArray[np.int64]
+    ) -> Callable[[NDArray[np.int64], NDArray[Any], NDArray[Any]], Evaluation]:
+        """The loss with all rows but `rows` taken as linear around `state`."""
+        before = state.copy()
+        few = Design(self.design.take(rows), None, None, None, self.design.dtype)
+        targets = Targets(self.targets.labels[rows], self.targets.weight_N[rows], self.targets.outputs)
+        share = len(rows) / len(self.design)
+        w0, b0 = before.weight_LKD, before.bias_LK
+        everything = np.arange(len(state.lambda_L))
+        here = evaluate(few, targets, w0, b0)
+        rest_loss = before.at.loss_L - here.loss_L
+        rest_w, rest_b = before.at.grad_LKD - here.grad_LKD, before.at.grad_LK - here.grad_LK
+        self._passes_L[everything] += share
+
+        def surrogate(problems: NDArray[np.int64], weight: NDArray[Any], bias: NDArray[Any]) -> Evaluation:
+            found = evaluate(few, targets.of(problems), weight, bias)
+            self._passes_L[problems] += share
+            self._since += 2.0 * len(rows) * weight.size
+            linear = np.array(
+                [
+                    float(np.vdot(rest_w[problem], w - w0[problem])) + float(rest_b[problem] @ (b - b0[problem]))
+                    for problem, w, b in zip(problems, weight, bias, strict=True)
+                ]
+            )
+            grad_b = found.grad_LK + rest_b[problems] if self.intercept else np.zeros_like(found.grad_LK)
+            return Evaluation(found.loss_L + rest_loss[problems] + linear, found.grad_LKD + rest_w[problems], grad_b)
+
+        return surrogate
+
+    def _refresh(self, state: State, active: NDArray[np.int64]) -> None:
+        """Take the curvature anew once passes have cost as much as that does, and the objective has moved."""
+        middle = int(active[len(active) // 2])
+        value = float(state.values()[middle])
+        if self.preconditioner is None:
+            rows = np.arange(len(self.design))
+            if len(rows) > SAMPLE:
+                rows = np.sort(self.rng.choice(len(rows), SAMPLE, replace=False))
+            share = self.targets.weight_N[rows] / self.targets.weight_N[rows].sum()
+            z_MD = self.design.take(rows)
+            self.preconditioner = bound(z_MD, share, self.targets.outputs, intercept=self.intercept)
+            self._since, self._value = 0.0, value
+            return
+        moved = abs(value - self._value) > _MOVED * value or self._refreshes == 0
+        if self._since < self._price() or not moved:
+            return
+        rows, share, p_MK = self._sample(state, middle)
+        self.preconditioner = two_level(self.design.take(rows), share, p_MK, intercept=self.intercept)
+        self._since, self._value = 0.0, value
+        self._refreshes += 1
+
+    def _price(self) -> float:
+        """Multiply-adds that taking the curvature is worth, in terms of passes at their slower rate."""
+        dim, dense = self.design.dim, min(MAX_DENSE, self.targets.outputs * (self.design.dim + 1))
+        sample = min(SAMPLE, len(self.design))
+        return 0.4 * (sample * (2.0 * dim**2 + dense**2) + 10.0 * dim**3 + dense**3 / 3)
+
+    def _sample(self, state: State, problem: int) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[Any]]:
+        """Rows drawn by how unsure they are, what each stands for, and their probabilities."""
+        weight, bias = state.weight_LKD[problem], state.bias_LK[problem]
+        n = len(self.design)
+        p_NK = np.empty((n, self.targets.outputs), np.float32) if n <= SAMPLE else None
+        unsure_N = np.empty(n)
+        for positions, z_BD in self.design.blocks():
+            p_BK = predict_rows(z_BD, weight, bias)
+            unsure_N[positions] = (p_BK * (1 - p_BK)).sum(axis=1)
+            if p_NK is not None:
+                p_NK[positions] = p_BK
+        v_N = self.targets.weight_N
+        if p_NK is not None:
+            return np.arange(n), v_N, p_NK
+        importance_N = v_N * (unsure_N + 1e-3 * unsure_N.mean() + np.finfo(np.float32).tiny)
+        chance_N = _inclusion(importance_N, SAMPLE)
+        rows = np.flatnonzero(self.rng.random(n) < chance_N)
+        return rows, v_N[rows] / chance_N[rows], predict_rows(self.design.take(rows), weight, bias)
+
+    def _certify(self, states: Sequence[State]) -> list[Solution]:
+        weight = np.concatenate([state.weight_LKD for state in states]).astype(np.float64)
+        bias = np.concatenate([state.bias_LK for state in states]).astype(np.float64)
+        strengths = np.concatenate([state.lambda_L for state in states])
+        passes = np.concatenate([state.passes_L for state in states])
+        found = certify(self.design, self.targets, weight, bias, strengths, intercept=self.intercept)
+        gap_L = np.maximum(found.value_L - found.lower_L, 0.0)
+        return [
+            Solution(
+                strength=float(strengths[index]),
+                weight_KD=weight[index],
+                bias_K=found.bias_LK[index],
+                objective=float(found.value_L[index]),
+                gap=float(gap_L[index]),
+                passes=round(float(passes[index])),
+                is_certified=bool(gap_L[index] <= self.tol * found.value_L[index]),
+            )
+            for index in range(len(gap_L))
+        ]
+
+
+def _decisive(unsure_N: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The fewest rows that have all but `_FOCUS_KEPT` of the slope between them."""
+    order = np.argsort(-unsure_N)
+    total = np.cumsum(unsure_N[order])
+    count = int(np.searchsorted(total, (1 - _FOCUS_KEPT) * total[-1])) + 1
+    return np.sort(order[:count])
+
+
+def _inclusion(importance_N: NDArray[np.float64], wanted: int) -> NDArray[np.float64]:
+    """Chances proportional to importance, none above 1, that sum to about `wanted`."""
+    chance_N = np.minimum(1.0, importance_N * wanted / importance_N.sum())
+    for _ in range(5):
+        free = chance_N < 1.0
+        rest = wanted - int((~free).sum())
+        if rest <= 0 or not free.any():
+            break
+        chance_N[free] = np.minimum(1.0, importance_N[free] * rest / importance_N[free].sum())
+    return np.asarray(chance_N.clip(1e-9, 1.0))

@@ -1,0 +1,85 @@
+"""Where to begin the next strength: the best combination of the last solutions.
+
+# n rows, K outputs, D feature dim, A solutions remembered
+
+Logits are linear in the weights, so with those of the last solutions at hand the best combination is a problem of A
+unknowns without a product over the features. Weights grow with weaker regularisation, by no fixed law; among the
+combinations are the last solution, its multiples, and what the last ones point at.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tle.heads.exact.design import Design
+from tle.heads.exact.objective import Targets
+from tle.kernels.softmax_xent import softmax_xent_
+
+REMEMBERED = 3
+# Logits of a solution are kept if they are no more than this, in elements: 256 MiB.
+_KEPT_LOGITS = 2**26
+_STEPS = 15
+
+
+class Trail:
+    """The last solutions and their logits."""
+
+    def __init__(self, design: Design, targets: Targets, *, intercept: bool) -> None:
+        self.design, self.targets, self.intercept = design, targets, intercept
+        self._past: list[tuple[NDArray[Any], NDArray[Any], NDArray[np.float32]]] = []
+        self._keeps = len(design) * targets.outputs <= _KEPT_LOGITS
+
+    def add(self, weight_KD: NDArray[Any], bias_K: NDArray[Any]) -> None:
+        """Remember a solution; costs half a pass."""
+        logits_NK = np.empty((len(self.design) if self._keeps else 0, len(bias_K)), np.float32)
+        if self._keeps:
+            columns = np.ascontiguousarray(weight_KD.T, self.design.dtype)
+            for positions, z_BD in self.design.blocks():
+                logits_NK[positions] = z_BD @ columns + bias_K
+        self._past = [*self._past[1 - REMEMBERED :], (weight_KD, bias_K, logits_NK)]
+
+    def start(self, strength: float) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Weights (1, K, D) and intercepts (1, K) to begin with."""
+        if not self._past:
+            bias_K = log_odds(self.targets, intercept=self.intercept)
+            return np.zeros((1, self.targets.outputs, self.design.dim)), bias_K[None]
+        weight, bias, _ = self._past[-1]
+        if len(self._past) == 1 or not self._keeps:
+            return weight[None], bias[None]
+        flat_AM = np.stack([w.reshape(-1) for w, _, _ in self._past]).astype(np.float64)
+        mix_A = _best_mix([z for _, _, z in self._past], self.targets, flat_AM @ flat_AM.T, strength)
+        bias_K = mix_A @ np.stack([b for _, b, _ in self._past])
+        return (mix_A @ flat_AM).reshape(1, *weight.shape), bias_K[None]
+
+
+def log_odds(targets: Targets, *, intercept: bool) -> NDArray[np.float64]:
+    """The intercept that is best without features: centred log shares of the classes, or log odds of each label."""
+    if targets.is_sigmoid:
+        share_L = (targets.weight_N @ targets.labels).clip(1e-12, 1 - 1e-12)
+        return np.log(share_L / (1 - share_L)) if intercept else np.zeros(len(share_L))
+    share_K = np.bincount(targets.labels, targets.weight_N, minlength=targets.outputs).clip(1e-12)
+    bias_K = np.log(share_K)
+    return np.asarray(bias_K - bias_K.mean()) if intercept else np.zeros(len(share_K))
+
+
+def _best_mix(
+    logits: list[NDArray[np.float32]], targets: Targets, inner_AA: NDArray[np.float64], strength: float
+) -> NDArray[np.float64]:
+    """The combination of least objective, by BFGS from the last solution."""
+    from scipy.optimize import minimize
+
+    weight_N = targets.weight_N.astype(np.float32)
+
+    def objective(mix_A: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        r_NK = logits[0] * np.float32(mix_A[0])
+        for mix, logits_NK in zip(mix_A[1:], logits[1:], strict=True):
+            r_NK += np.float32(mix) * logits_NK
+        loss = softmax_xent_(r_NK[:, None, :], targets.labels, weight_N)[0]
+        penalty_A = strength * (inner_AA @ mix_A)
+        gradient_A = np.array([float(np.vdot(r_NK, logits_NK)) for logits_NK in logits]) + penalty_A
+        return float(loss + mix_A @ penalty_A / 2), gradient_A
+
+    start = np.eye(len(logits))[-1]
+    found = minimize(objective, start, jac=True, method="BFGS", options={"maxiter": _STEPS})
+    return np.asarray(found.x) if found.fun <= objective(start)[0] else start

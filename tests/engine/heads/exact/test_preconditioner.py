@@ -1,0 +1,79 @@
+"""Curvature: with all rows and directions the inverse is that of the true Hessian, and nothing is ever indefinite."""
+
+import numpy as np
+import pytest
+
+from tle.heads.exact.objective import predict_rows
+from tle.heads.exact.preconditioner import bound, two_level
+
+
+def _hessian(z_ND, share_N, p_NK, strength, *, intercept):
+    """The dense Hessian of the objective, unknowns ordered by class, the intercept last in each."""
+    t_NE = np.concatenate([z_ND, np.ones((len(z_ND), 1))], axis=1) if intercept else z_ND
+    outputs, width = p_NK.shape[1], t_NE.shape[1]
+    total = np.zeros((outputs * width, outputs * width))
+    for t_E, v, p_K in zip(t_NE, share_N, p_NK, strict=True):
+        s = np.array([[p_K[0] * (1 - p_K[0])]]) if outputs == 1 else np.diag(p_K) - np.outer(p_K, p_K)
+        total += v * np.kron(s, np.outer(t_E, t_E))
+    penalty = np.full((outputs, width), strength)
+    if intercept:
+        penalty[:, -1] = 0
+    return total + np.diag(penalty.ravel())
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("outputs", [1, 2, 4])
+def test_two_levels_invert_the_hessian_where_everything_is_dense(outputs, intercept):
+    rng = np.random.default_rng(0)
+    z_ND, share_N = rng.normal(1, 1, (70, 5)), np.full(70, 1 / 70)
+    p_NK = predict_rows(z_ND, rng.normal(size=(outputs, 5)), rng.normal(size=outputs))
+    found = two_level(z_ND, share_N, p_NK, intercept=intercept)
+    grad_KD, grad_K = rng.normal(size=(outputs, 5)), rng.normal(size=outputs) * intercept
+    if outputs > 1:  # a softmax's gradient sums to 0 over the classes
+        grad_KD, grad_K = grad_KD - grad_KD.mean(axis=0), grad_K - grad_K.mean()
+    step, bias = found.apply(grad_KD[None], grad_K[None], np.array([0.05]))
+    hessian = _hessian(z_ND, share_N, p_NK, 0.05, intercept=intercept)
+    right = np.concatenate([grad_KD, grad_K[:, None]], axis=1) if intercept else grad_KD
+    want = np.linalg.lstsq(hessian, right.ravel(), rcond=1e-10)[0].reshape(right.shape)
+    got = np.concatenate([step[0], bias[0][:, None]], axis=1) if intercept else step[0]
+    if outputs > 1 and intercept:  # intercepts count up to a constant
+        got[:, -1] -= got[:, -1].mean()
+        want[:, -1] -= want[:, -1].mean()
+    np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("outputs", [1, 2, 5])
+def test_the_bound_is_above_every_hessian(outputs):
+    """A step by the inverse of an upper bound never overshoots: g^T B^-1 g <= g^T H^-1 g."""
+    rng = np.random.default_rng(0)
+    z_ND, share_N = rng.normal(size=(60, 4)), np.full(60, 1 / 60)
+    upper = bound(z_ND, share_N, outputs, intercept=False)
+    for size in (0.0, 1.0, 5.0):
+        p_NK = predict_rows(z_ND, size * rng.normal(size=(outputs, 4)), np.zeros(outputs))
+        hessian = _hessian(z_ND, share_N, p_NK, 0.1, intercept=False)
+        grad_KD = rng.normal(size=(outputs, 4))
+        if outputs > 1:
+            grad_KD -= grad_KD.mean(axis=0)
+        step, _ = upper.apply(grad_KD[None], np.zeros((1, outputs)), np.array([0.1]))
+        assert (step[0] * grad_KD).sum() <= grad_KD.ravel() @ np.linalg.solve(hessian, grad_KD.ravel()) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("make", ["bound", "two_level"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_steps_go_down_for_any_rows(make, dtype):
+    rng = np.random.default_rng(0)
+    for scale in (np.ones(6), np.array([1e-6, 1e-3, 1, 1, 1e3, 1e6]), np.array([0, 0, 0, 1, 1, 1])):
+        z_ND = (rng.normal(size=(30, 6)) * scale).astype(dtype)
+        z_ND[10:] = z_ND[:20]
+        share_N, p_NK = np.full(30, 1 / 30), np.full((30, 3), 1 / 3)
+        made = (
+            bound(z_ND, share_N, 3, intercept=True)
+            if make == "bound"
+            else two_level(z_ND, share_N, p_NK, intercept=True)
+        )
+        grad_KD, grad_K = rng.normal(size=(1, 3, 6)).astype(dtype), rng.normal(size=(1, 3))
+        grad_KD, grad_K = grad_KD - grad_KD.mean(axis=1, keepdims=True), grad_K - grad_K.mean()
+        for strength in (1e-6, 1.0, 1e4):
+            step, bias = made.apply(grad_KD, grad_K, np.array([strength]))
+            assert np.isfinite(step).all()
+            assert (step * grad_KD).sum() + (bias * grad_K).sum() > 0
