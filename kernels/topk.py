@@ -1,6 +1,7 @@
 """The k largest inner products of each query with a bank, in bounded memory.
 
-# Q queries, N bank rows, D feature dim, K = min(k, N) results, B rows of a block
+# Q queries, N bank rows, D feature dim, K = min(k, N) results, B rows of a block, R rows of a block that change
+# M candidates of a block, of all its rows together; C = the most of any one row
 
     S = query_QD @ bank_ND.T                     (Q, N), float32 accumulation
     values_QK, indices_QK = the K largest of each row of S, descending; equal values: the lower index first
@@ -8,24 +9,37 @@
 For unit vectors S is the cosine similarity. S itself is never held: it is made one (B, B') tile at a time, and each
 tile is merged into the K best so far.
 
+A tile costs its product and little else. What can enter is what is above the K-th best of its row so far, which one
+comparison finds; after the first tiles those are few, and only they are merged. In the first tile the K-th largest value
+of the tile itself stands in for it, ties with it included.
+
 A value and its index are merged as one unsigned 64-bit key, so that one partial selection settles both the value and
 the tie rule. IEEE floats order like sign-magnitude integers: flipping all bits of a negative and the sign bit of a
 non-negative gives an unsigned integer of the same order. The key is that integer in the high half and the complement
-of the index in the low half; keys are unique, and the larger key is the larger value or else the lower index.
+of the index in the low half; keys are unique, and the larger key is the larger value or else the lower index. The key 0
+belongs to no number and fills rows up.
 
-Least I/O: 4 (Q D + N D) bytes read, 12 Q K written; the blocked version reads the bank once for each block of queries.
+Least I/O: 4 (Q D + N D) bytes read, 12 Q K written; the blocked version reads the bank once for each block of queries,
+and converts a float16 bank that often, into one buffer.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-# A tile of 256 x 8,192 is 8 MiB of float32 similarities and 16 MiB of keys. Of 256..4,096 x 2,048..65,536 on two cores
-# (4,096 queries, 65,536 rows, k = 200, D = 512 and 1,280) it is within 5 % of the fastest, and the smallest: 1.5 to 2.2
-# times one product `query @ bank.T` that holds everything.
-QUERY_BLOCK = 256
-BANK_BLOCK = 8192
+from tle.kernels.gram import copy_rows
+
+# A tile of 512 x 4,096 is 8 MiB of float32 similarities. On one core with D = 1,280 and k = 20 its product takes 55 ms
+# (99 GFLOP/s, what larger products reach too), and finding what can enter below 1 ms.
+QUERY_BLOCK = 512
+BANK_BLOCK = 4096
+# From where on the way by 8-bit products is taken: below, its conversions and its single float32 products cost more.
+INT8_QUERIES = 256
+INT8_BANK = 8192
+INT8_BANK_PER_K = 100
+INT8_DIM = 64
 _MAX_BANK = 2**32 - 1
 
 
@@ -78,58 +92,121 @@ def topk_similarity(
     k = min(k, n_bank)
     values_QK = np.empty((n_queries, k), np.float32)
     indices_QK = np.empty((n_queries, k), np.int64)
+    if not n_bank:
+        return values_QK, indices_QK
+    if (found := _by_int8(query_QD, bank_ND, k)) is not None:
+        return found
+    tile = _Tile(query_block, bank_ND, min(bank_block, n_bank))
     for start in range(0, n_queries, query_block):
         rows = slice(start, start + query_block)
         query_BD = np.ascontiguousarray(query_QD[rows], dtype=np.float32)
-        keys_BK = _best_keys(query_BD, bank_ND, k, bank_block)
+        keys_BK = _best_keys(query_BD, tile, k)
         keys_BK = np.sort(keys_BK, axis=1)[:, ::-1]
-        values_QK[rows], indices_QK[rows] = _from_keys(keys_BK)
+        values_QK[rows], indices_QK[rows] = from_keys(keys_BK)
     return values_QK, indices_QK
 
 
-def _best_keys(
-    query_BD: NDArray[np.float32], bank_ND: NDArray[np.floating[Any]], k: int, bank_block: int
-) -> NDArray[np.uint64]:
+def _by_int8(
+    query_QD: NDArray[np.floating[Any]], bank_ND: NDArray[np.floating[Any]], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
+    """The same by 8-bit products, where the machine has them and there is enough to find; see `tle.kernels.topk_int8`."""
+    pays = len(query_QD) >= INT8_QUERIES and len(bank_ND) >= max(INT8_BANK, INT8_BANK_PER_K * k)
+    if not pays or query_QD.shape[1] < INT8_DIM or bank_ND.dtype not in (np.float16, np.float32):
+        return None
+    import torch
+
+    # The capability and not a timing, so that the same machine gives the same bits.
+    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not hasattr(torch, "_int_mm"):
+        return None
+    from tle.kernels.topk_int8 import topk_int8
+
+    return topk_int8(np.ascontiguousarray(query_QD, dtype=np.float32), bank_ND, k)
+
+
+class _Tile:
+    """The tiles of the similarities, one after the other in the same memory.
+
+    A fresh array a tile would cost a page fault for every 4 KiB of it; numpy's own conversion of float16 runs at
+    1 GB/s, torch's at 12 to 30.
+    """
+
+    def __init__(self, query_block: int, bank_ND: NDArray[np.floating[Any]], bank_block: int) -> None:
+        self._bank_ND = bank_ND
+        self._step = bank_block
+        self._sims = np.empty(query_block * bank_block, np.float32)
+        self._zeros_N = np.zeros(bank_block, np.float32)
+        direct = bank_ND.dtype == np.float32 and bank_ND.flags.c_contiguous
+        self._rows_BD = None if direct else np.empty((bank_block, bank_ND.shape[1]), np.float32)
+
+    def similarities(self, query_BD: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """(First bank row, (B, B') similarities) of every tile, in order; valid until the next is asked for."""
+        for start in range(0, len(self._bank_ND), self._step):
+            bank_BD = self._float32(self._bank_ND[start : start + self._step])
+            sims_BB = self._sims[: len(query_BD) * len(bank_BD)].reshape(len(query_BD), len(bank_BD))
+            with np.errstate(over="ignore", invalid="ignore"):  # said just below
+                np.matmul(query_BD, bank_BD.T, out=sims_BB)
+                check_B = sims_BB @ self._zeros_N[: len(bank_BD)]  # 0 times NaN or infinity is NaN, and numbers give 0
+            if np.isnan(check_B).any():
+                raise ValueError("a similarity is NaN or infinite: query and bank must be finite and of moderate size")
+            yield start, sims_BB
+
+    def _float32(self, rows_BD: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        if self._rows_BD is None:
+            return np.asarray(rows_BD, np.float32)  # they are
+        into_BD = self._rows_BD[: len(rows_BD)]
+        copy_rows(rows_BD, into_BD)
+        return into_BD
+
+
+def _best_keys(query_BD: NDArray[np.float32], tile: _Tile, k: int) -> NDArray[np.uint64]:
     """(B, k) uint64 keys of the k largest similarities of each query, in no order."""
-    best_BK = np.empty((len(query_BD), 0), np.uint64)
-    for start in range(0, len(bank_ND), bank_block):
-        bank_BD = bank_ND[start : start + bank_block].astype(np.float32, copy=False)
-        sims_BB = query_BD @ bank_BD.T
-        if not np.isfinite(sims_BB).all():
-            raise ValueError("a similarity is NaN or infinite: query and bank must be finite and of moderate size")
-        if best_BK.shape[1] < k:
-            keys_BB = np.concatenate([best_BK, _to_keys(sims_BB, start)], axis=1)
-            best_BK = _largest(keys_BB, k)
-            continue
-        # Most tiles of a long bank change few queries: only rows whose best beats their k-th so far are merged. An
-        # equal value cannot enter, since its index is higher.
-        kth_B = _from_keys(best_BK.min(axis=1))[0]
-        changed = np.flatnonzero(sims_BB.max(axis=1) > kth_B)
-        if len(changed):
-            keys_BB = np.concatenate([best_BK[changed], _to_keys(sims_BB[changed], start)], axis=1)
-            best_BK[changed] = _largest(keys_BB, k)
+    best_BK = np.zeros((len(query_BD), k), np.uint64)
+    full = False  # whether k similarities have been seen
+    for start, sims_BB in tile.similarities(query_BD):
+        if full:
+            # An equal value cannot enter, since its index is higher.
+            enters_BB = sims_BB > from_keys(best_BK.min(axis=1))[0][:, None]
+        elif sims_BB.shape[1] > k:
+            enters_BB = sims_BB >= np.partition(sims_BB, -k, axis=1)[:, -k, None]
+        else:
+            enters_BB = np.ones(sims_BB.shape, bool)
+        entering_M = np.flatnonzero(enters_BB)
+        row_M, column_M = np.divmod(entering_M, sims_BB.shape[1])
+        merge_keys(best_BK, row_M, to_keys(sims_BB.reshape(-1)[entering_M], start + column_M))
+        full = full or start + sims_BB.shape[1] >= k
     return best_BK
 
 
-def _largest(keys_BN: NDArray[np.uint64], k: int) -> NDArray[np.uint64]:
-    """The k largest of each row, in no order; all of a shorter row."""
-    if keys_BN.shape[1] <= k:
-        return keys_BN
-    cut = keys_BN.shape[1] - k
-    keys_BN.partition(cut, axis=1)
-    return keys_BN[:, cut:].copy()  # a view would keep the whole tile alive
+def merge_keys(best_BK: NDArray[np.uint64], row_M: NDArray[np.int64], keys_M: NDArray[np.uint64]) -> None:
+    """Put keys into the best of their rows, in place.
+
+    Args:
+        best_BK: the K best of each row, in no order; 0 where there are fewer.
+        row_M: ascending, the row that each key belongs to.
+        keys_M: what may enter.
+    """
+    if not len(row_M):
+        return
+    k = best_BK.shape[1]
+    rows_R, starts_R, counts_R = np.unique(row_M, return_index=True, return_counts=True)
+    keys_RC = np.zeros((len(rows_R), k + int(counts_R.max())), np.uint64)
+    keys_RC[:, :k] = best_BK[rows_R]
+    position_M = np.arange(len(row_M)) - np.repeat(starts_R, counts_R)
+    keys_RC[np.repeat(np.arange(len(rows_R)), counts_R), k + position_M] = keys_M
+    cut = keys_RC.shape[1] - k
+    keys_RC.partition(cut, axis=1)
+    best_BK[rows_R] = keys_RC[:, cut:]
 
 
-def _to_keys(sims_BN: NDArray[np.float32], first: int) -> NDArray[np.uint64]:
-    """Keys of similarities whose columns are bank rows first, first + 1, ..."""
-    bits = (sims_BN + np.float32(0)).view(np.uint32)  # + 0 turns -0.0 into 0.0: they are equal and must tie
+def to_keys(sims_M: NDArray[np.float32], index_M: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Keys of similarities and the bank rows that they belong to."""
+    bits = (sims_M + np.float32(0)).view(np.uint32)  # + 0 turns -0.0 into 0.0: they are equal and must tie
     sign = np.uint32(0x80000000)
     ordered = np.where(bits & sign, ~bits, bits | sign)
-    complement = np.uint64(0xFFFFFFFF) - np.arange(first, first + sims_BN.shape[1], dtype=np.uint64)
-    return (ordered.astype(np.uint64) << np.uint64(32)) | complement
+    return (ordered.astype(np.uint64) << np.uint64(32)) | (np.uint64(0xFFFFFFFF) - index_M.astype(np.uint64))
 
 
-def _from_keys(keys: NDArray[np.uint64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def from_keys(keys: NDArray[np.uint64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Values and indices of keys, in the same shape."""
     ordered = (keys >> np.uint64(32)).astype(np.uint32)
     sign = np.uint32(0x80000000)

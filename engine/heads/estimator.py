@@ -4,7 +4,10 @@
 
 A standard scaler stands in front unless `scaler=none`. Settings are taken as they are given; nothing is swept. Where the
 estimator has no `predict_proba`, probabilities are a softmax (multi-label: sigmoid) of its decision function over a
-temperature that is fitted on validation data.
+temperature that is fitted on validation data. Probabilities are taken as they are, unless a temperature is applied to
+them afterwards: softmax(log p / T).
+
+Kinds of heads that are an estimator by a shorter name, and sweep, share `try_settings` and `refit_settings`.
 
 Stored with skops, never pickled. On reading, only classes that scikit-learn itself defines are trusted: not functions,
 and nothing of other packages, so that a file from elsewhere cannot name code to be run.
@@ -12,8 +15,8 @@ and nothing of other packages, so that a file from elsewhere cannot name code to
 
 import importlib
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -22,14 +25,16 @@ from numpy.typing import NDArray
 from tle.enums import Target
 from tle.errors import HeadError, UsageError, one_line
 from tle.heads.affine import Link, apply_link
-from tle.heads.params import refuse_unknown
+from tle.heads.params import Params, refuse_unknown
 from tle.heads.safe_skops import FILE, dump_estimator, load_estimator, warn_of_version
 from tle.heads.samples import MANY_CLASSES_WARNING, Samples, Task
-from tle.heads.sweep import Fitted, quality, score_samples
+from tle.heads.sweep import Attempt, Refit, score_samples
 from tle.heads.temperature import fit_temperature
 from tle.names import near_names
 
 PREFIX = "sklearn:"
+TARGETS = (Target.CLASS, Target.MULTILABEL, Target.REGRESSION)
+PARAMS: tuple[str, ...] = ()  # those of the estimator that is named; `make_estimator` knows them
 SCALERS = ("standard", "none")
 METHODS = ("predict_proba", "decision_function", "predict")
 # What scikit-learn raises on data or settings that it does not take.
@@ -43,7 +48,7 @@ class Estimator:
     Attributes:
         pipeline: what was fitted.
         method: which of its methods gives the output: one of `METHODS`.
-        temperature: divides a decision function.
+        temperature: divides a decision function, or the logarithms of probabilities.
         columns_P: int64 (P,), the class or label of each column of the output.
         base_K: float32 (K,), scores of the outputs that the estimator does not cover.
         link: what turns a decision function into probabilities.
@@ -87,6 +92,10 @@ class Estimator:
         covered_BP = self.output(x_BD)
         if self.method == "decision_function":
             covered_BP = apply_link((covered_BP / self.temperature).astype(np.float32), self.link).astype(np.float64)
+        elif self.method == "predict_proba" and self.temperature != 1.0:
+            target = Target.CLASS if self.link is Link.SOFTMAX else Target.MULTILABEL
+            logits_BP = log_probability(covered_BP, target) / self.temperature
+            covered_BP = apply_link(logits_BP.astype(np.float32), self.link).astype(np.float64)
         scores_BK[:, self.columns_P] = covered_BP
         return scores_BK
 
@@ -147,13 +156,68 @@ class Estimator:
         return cls(pipeline, method, float(temperature), columns_P, base_K, link)
 
 
-def fit(task: Task, kind: str, settings: Mapping[str, Any]) -> Fitted:
-    """Fit on train to measure on val, then on train + val.
+def attempts(task: Task, params: Params, train: Samples, val: Samples) -> Iterator[Attempt]:
+    """The one setting that was given; see `tle.heads.sweep.Kind`."""
+    yield try_settings(task, params.head, params.values, train, val)
+
+
+def default_settings(params: Params) -> dict[str, Any]:
+    """The settings that were given."""
+    return _sorted(params.values)
+
+
+def refit(
+    task: Task,
+    params: Params,
+    samples: Samples,
+    settings: Mapping[str, Any],
+    carried: Sequence[Mapping[str, Any]],
+    n_tried_on: int,  # noqa: ARG001 - what the settings of an estimator mean is not known here
+) -> Refit:
+    """The last fit; see `tle.heads.sweep.Kind`."""
+    return refit_settings(task, params.head, settings, samples, carried)
+
+
+def try_settings(task: Task, kind: str, settings: Mapping[str, Any], train: Samples, val: Samples) -> Attempt:
+    """Fit an estimator on train and score val.
 
     Args:
-        task: the samples.
+        task: target, classes and seed.
         kind: `sklearn:IMPORT.PATH`.
         settings: arguments of the estimator, and `scaler`.
+        train: what to fit on.
+        val: what to score; a temperature is fitted on it for a decision function, and carried.
+
+    Returns:
+        The attempt.
+
+    Raises:
+        UsageError: see `make_estimator`.
+        HeadError: the estimator refuses the data, or fails to predict once it is fitted.
+    """
+    unfitted, method = make_estimator(kind, settings, task.target, task.seed)
+    notes: list[str] = []
+    model = _fit_once(task, train, unfitted, method, notes)
+    carry = {}
+    if method == "decision_function":
+        raw_NP = np.concatenate([model.output(x_BD) for _, x_BD in val.blocks()])
+        carry["temperature"] = fit_temperature(raw_NP, val.labels, task.target, model.columns_P)
+        model = replace(model, temperature=carry["temperature"])
+    scores = score_samples(model, val, task.outputs)
+    return Attempt(settings=_sorted(settings), scores=scores, carry=carry, model=model, notes=tuple(notes))
+
+
+def refit_settings(
+    task: Task, kind: str, settings: Mapping[str, Any], samples: Samples, carried: Sequence[Mapping[str, Any]]
+) -> Refit:
+    """Fit an estimator for good.
+
+    Args:
+        task: target, classes and seed.
+        kind: `sklearn:IMPORT.PATH`.
+        settings: arguments of the estimator, and `scaler`.
+        samples: what to fit on.
+        carried: temperatures from `try_settings`, of which the geometric mean is taken; may be empty.
 
     Returns:
         The head.
@@ -163,33 +227,42 @@ def fit(task: Task, kind: str, settings: Mapping[str, Any]) -> Fitted:
         HeadError: the estimator refuses the data, or fails to predict once it is fitted.
     """
     unfitted, method = make_estimator(kind, settings, task.target, task.seed)
-    chosen = {name: settings[name] for name in sorted(settings)}
     notes: list[str] = []
-    trials: list[dict[str, Any]] = []
-    temperature, val_scores = 1.0, None
-    if len(task.val):
-        model = _fit_once(task, task.train, unfitted, method, notes)
-        if method == "decision_function":
-            raw_NP = np.concatenate([model.output(x_BD) for _, x_BD in task.val.blocks()])
-            temperature = fit_temperature(raw_NP, task.val.labels, task.target, model.columns_P)
-            model = _with_temperature(model, temperature)
-        val_scores = score_samples(model, task.val, task.outputs)
-        if np.isfinite(val_scores).all():  # otherwise the caller says so
-            trials = [{**chosen, **quality(task.target, val_scores, task.val.labels)[0]}]
-    elif method == "decision_function":
-        notes.append("no temperature could be fitted without validation pictures: probabilities are not calibrated")
-    final = _with_temperature(_fit_once(task, task.both, unfitted, method, notes), temperature)
-    final.output(task.both.gather(slice(0, 1)))  # what fails to predict shall not be saved
+    model = _fit_once(task, samples, unfitted, method, notes)
+    details: dict[str, Any] = {}
     if method == "decision_function":
-        chosen["temperature"] = temperature
-    return Fitted(
-        model=final,
-        chosen=chosen,
-        trials=trials,
-        val_scores=val_scores,
-        notes=tuple(dict.fromkeys(notes)),
-        packages=("scikit-learn", "skops"),
-    )
+        if carried:
+            logs = np.log([float(carry["temperature"]) for carry in carried])
+            model = replace(model, temperature=float(np.exp(logs.mean())))
+        else:
+            notes.append("no temperature could be fitted without validation pictures: probabilities are not calibrated")
+        details["temperature"] = model.temperature
+    model.output(samples.gather(slice(0, 1)))  # what fails to predict shall not be saved
+    return Refit(model=model, details=details, notes=tuple(notes), packages=("scikit-learn", "skops"))
+
+
+def log_probability(p_NP: NDArray[np.floating[Any]], target: Target, floor: float | None = None) -> NDArray[np.float64]:
+    """What a temperature divides: log p, or for multi-label the logit of p.
+
+    Args:
+        p_NP: probabilities.
+        target: CLASS or MULTILABEL.
+        floor: smallest probability that counts; None takes that of `tle.metrics`, below which votes and trees give zeros.
+
+    Returns:
+        Finite float64 (N, P).
+    """
+    from tle.metrics import NLL_FLOOR
+
+    p = np.clip(p_NP.astype(np.float64), NLL_FLOOR if floor is None else floor, 1.0)
+    if target is Target.MULTILABEL:
+        p = np.minimum(p, 1.0 - np.finfo(np.float32).eps / 2)  # the largest float32 below 1
+    logits_NP: NDArray[np.float64] = np.log(p) - (np.log1p(-p) if target is Target.MULTILABEL else 0.0)
+    return logits_NP
+
+
+def _sorted(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: settings[name] for name in sorted(settings)}
 
 
 def make_estimator(kind: str, settings: Mapping[str, Any], target: Target, seed: int) -> tuple[Any, str]:
@@ -285,7 +358,3 @@ def _fit_once(task: Task, samples: Samples, unfitted: Any, method: str, notes: l
             raise HeadError(f"{name} cannot be fitted on these features: {one_line(error)}") from error
     notes += [f"{warning.category.__name__}: {str(warning.message).splitlines()[0]}" for warning in caught]
     return Estimator(pipeline, method, 1.0, columns_P, base_K, Link.of(task.target))
-
-
-def _with_temperature(model: Estimator, temperature: float) -> Estimator:
-    return Estimator(model.pipeline, model.method, temperature, model.columns_P, model.base_K, model.link)

@@ -1,6 +1,5 @@
 """Fit a head on a cache: choose rows, choose settings on validation data, fit, record, save."""
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -14,16 +13,16 @@ from tle.cache import Cache, open_cache
 from tle.enums import Target
 from tle.errors import HeadError, UsageError
 from tle.files import check_output
+from tle.heads.choice import make_rule
+from tle.heads.driver import KINDS as KINDS
+from tle.heads.driver import check_kind
+from tle.heads.driver import fit_task as fit_task
+from tle.heads.folds import check_folds
 from tle.heads.head import Head
-from tle.heads.params import Params, check_seed, parse_params, refuse_unknown
+from tle.heads.params import check_seed, parse_params
 from tle.heads.samples import Samples, Task
 from tle.heads.selection import Selection, check_finite, resolve_splits, select_rows
 from tle.heads.sweep import Fitted
-from tle.names import near_names
-
-# Each names its module, which has PARAMS, TARGETS and fit(task, params).
-KINDS = ("logistic", "linear", "ridge", "knn")
-SKLEARN = "sklearn:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +33,16 @@ class FitResult:
         head: the fitted head.
         path: where it was saved; None where no output was named.
         kind: which head.
-        n_train: pictures it was fitted on while settings were chosen.
-        n_val: pictures the settings were chosen on; the final fit is on both.
-        chosen: the settings of the final fit.
-        val: validation figures of the chosen settings fitted on train only; empty without validation pictures.
+        n_train: pictures it was fitted on while settings were chosen; with folds, those that were dealt into them.
+        n_val: pictures the settings were chosen on; the final fit is on both unless that was declined.
+        folds: folds that held these pictures out in turn; 0 where they are a part of their own.
+        chosen: the settings of the final fit, and facts about it.
+        choice: how the settings were chosen: metric, rule, standard error, best settings, where the sweep stopped; empty
+            without validation pictures.
+        sweep: the settings that were tried, each with figures, standard errors (`NAME_se`) and details; the one that was
+            taken has `chosen`.
+        val: validation figures of the chosen settings fitted without these pictures; empty without any.
+        calibration: a temperature, NLL and ECE before and after, and whether it was applied; None where there is none.
         notes: one-line facts that the user has to be told.
     """
 
@@ -46,8 +51,12 @@ class FitResult:
     kind: str
     n_train: int
     n_val: int
+    folds: int
     chosen: dict[str, Any]
+    choice: dict[str, Any]
+    sweep: list[dict[str, Any]]
     val: dict[str, Any]
+    calibration: dict[str, Any] | None
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,9 +66,12 @@ class FitResult:
             "kind": self.kind,
             "n_train": self.n_train,
             "n_val": self.n_val,
+            "folds": self.folds,
             "chosen": self.chosen,
-            "sweep": self.head.fit["sweep"],
+            "choice": self.choice,
+            "sweep": self.sweep,
             "val": self.val,
+            "calibration": self.calibration,
             "notes": list(self.notes),
         }
 
@@ -72,23 +84,34 @@ def fit_head(
     params: Mapping[str, Any] | Sequence[str] | None = None,
     seed: int = 0,
     val_fraction: float = 0.1,
+    folds: int | None = None,
     splits: NDArray[np.uint8] | str | Path | None = None,
+    metric: str | None = None,
+    one_se: bool = False,
+    refit: bool = True,
+    calibrate: bool = False,
     overwrite: bool = False,
 ) -> FitResult:
     """Fit a head on cached features.
 
     Settings that the head leaves open (the strength of regularisation, say) are chosen on validation pictures: the val
-    split, or else a seeded part of train. Then the head is fitted again on train and val together, with the same strength
-    for each sample. Test pictures are never touched.
+    split, or else a seeded part of train, or folds of it. Then the head is fitted again on train and val together, with the
+    same strength for each sample. Test pictures are never touched.
 
     Args:
         cache: the features.
         output: the file to write, NAME.head; None keeps the head in memory.
-        head: "logistic", "linear", "ridge", "knn" or "sklearn:IMPORT.PATH"; None takes logistic, for regression ridge.
+        head: one of `KINDS` or "sklearn:IMPORT.PATH"; None takes logistic, for regression ridge.
         params: settings of the head, as a mapping or as `name=value` strings.
         seed: seed of the validation split and of everything random in the head, from 0 to 2**32 - 1.
         val_fraction: part of train to hold out where there is no val split; 0 for none.
+        folds: hold out each of so many parts of train in turn instead, stratified for classes; None or 0 for none.
         splits: (N,) values of `Split`, or a manifest with the columns path and split, instead of the cache's splits.
+        metric: what settings are chosen by: accuracy (the default), balanced_accuracy, macro_f1, top5 or nll; for
+            multi-label mAP (the default) or nll; for regression mse (the default), mae or r2.
+        one_se: take the simplest setting whose metric is within one standard error of the best.
+        refit: False keeps the final fit to train, without val.
+        calibrate: apply the temperature that was found on the validation pictures to the head.
         overwrite: whether an existing output may be replaced.
 
     Returns:
@@ -104,18 +127,29 @@ def fit_head(
     if path is not None:
         inputs = (cache.path if isinstance(cache, Cache) else cache, splits)
         check_output(path, overwrite=overwrite, inputs=[file for file in inputs if isinstance(file, str | Path)])
-    seed = check_seed(seed)
+    seed, folds = check_seed(seed), check_folds(folds)
     cache = cache if isinstance(cache, Cache) else open_cache(cache)
     kind = _default_kind(cache.target) if head is None else head
     settings = parse_params(params)
-    _check_kind(kind, settings, cache.target, seed)
+    check_kind(kind, settings, cache.target, seed)
+    _check_options(cache, metric=metric, one_se=one_se, folds=folds, refit=refit, calibrate=calibrate)
     split_values, split_notes = resolve_splits(cache, splits)
-    selection = select_rows(cache, split_values, val_fraction=val_fraction, seed=seed)
+    selection = select_rows(cache, split_values, val_fraction=val_fraction, seed=seed, folds=folds)
     task = _make_task(cache, selection, seed)
     _check_labels(cache, task)
     check_finite(cache, task.both.rows)
-    fitted = _fit_kind(task, kind, settings)
+    fitted = fit_task(
+        task,
+        kind,
+        settings,
+        fold_N=selection.fold_N,
+        metric=metric,
+        one_se=one_se,
+        refit=refit,
+        apply_calibration=calibrate,
+    )
     val, val_notes = _validate(task, fitted)
+    chosen, sweep = _jsonable(fitted.chosen), _jsonable(fitted.trials)
     notes = (*split_notes, *selection.notes, *_label_notes(task), *fitted.notes)
     result = Head(
         kind=kind,
@@ -128,8 +162,11 @@ def fit_head(
             "seed": seed,
             "selection": selection.record,
             "settings": _jsonable(settings),
-            "chosen": _jsonable(fitted.chosen),
-            "sweep": _jsonable(fitted.trials),
+            "refit": refit,
+            "chosen": _untimed(chosen),
+            "choice": _jsonable(fitted.choice),
+            "sweep": [_untimed(row) for row in sweep],
+            "calibration": fitted.calibration,
             "val": val,
             "val_notes": list(val_notes),
             "notes": list(notes),
@@ -144,10 +181,14 @@ def fit_head(
         head=result,
         path=path,
         kind=kind,
-        n_train=len(task.train),
-        n_val=len(task.val),
-        chosen=result.fit["chosen"],
+        n_train=selection.record["n_train"],
+        n_val=selection.record["n_val"],
+        folds=folds,
+        chosen=chosen,
+        choice=result.fit["choice"],
+        sweep=sweep,
         val=val,
+        calibration=fitted.calibration,
         notes=notes,
     )
 
@@ -156,23 +197,15 @@ def _default_kind(target: Target) -> str:
     return "ridge" if target is Target.REGRESSION else "logistic"
 
 
-def _check_kind(kind: str, settings: Mapping[str, Any], target: Target, seed: int) -> None:
-    """Refuse what cannot be fitted before any features are read."""
-    if kind.startswith(SKLEARN):
-        if target is not Target.NONE:  # said later, as for every head
-            from tle.heads.estimator import make_estimator
-
-            make_estimator(kind, settings, target, seed)
+def _check_options(cache: Cache, *, metric: str | None, one_se: bool, folds: int, refit: bool, calibrate: bool) -> None:
+    """Refuse how settings shall be chosen before any features are read."""
+    if cache.target is Target.NONE:  # said later, as for every head
         return
-    if kind not in KINDS:
-        raise UsageError(
-            f"unknown head {kind!r}{near_names(kind, KINDS)} (heads: {', '.join(KINDS)}, sklearn:IMPORT.PATH)"
-        )
-    module = importlib.import_module(f"tle.heads.{kind}")
-    refuse_unknown(kind, settings, module.PARAMS)
-    if target is not Target.NONE and target not in module.TARGETS:
-        others = [name for name in KINDS if target in importlib.import_module(f"tle.heads.{name}").TARGETS]
-        raise UsageError(f"head {kind} cannot be fitted on target {target}: take one of {', '.join(others)}")
+    make_rule(cache.target, len(cache.classes), metric=metric, one_se=one_se, folds=folds)
+    if folds and not refit:
+        raise UsageError("with folds every picture is in train for the final fit: leave out --no-refit, or --folds")
+    if calibrate and cache.target is Target.REGRESSION:
+        raise UsageError("a temperature belongs to probabilities, and the target of this cache is regression")
 
 
 def _make_task(cache: Cache, selection: Selection, seed: int) -> Task:
@@ -219,28 +252,20 @@ def _label_notes(task: Task) -> tuple[str, ...]:
     )
 
 
-def _fit_kind(task: Task, kind: str, settings: Mapping[str, Any]) -> Fitted:
-    if kind.startswith(SKLEARN):
-        from tle.heads.estimator import fit
-
-        return fit(task, kind, settings)
-    fitted: Fitted = importlib.import_module(f"tle.heads.{kind}").fit(task, Params(kind, settings))
-    return fitted
-
-
 def _validate(task: Task, fitted: Fitted) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Validation figures without the confusion matrix, and the notes that belong to them."""
     from tle.metrics import measure
 
-    if fitted.val_scores is None:
+    if fitted.val_scores is None or fitted.val_labels is None:
         return {}, ()
-    scores = fitted.val_scores
-    if not np.isfinite(scores).all():
-        raise HeadError("the head gave NaN or infinite validation scores")
-    found = measure(
-        scores[:, 0] if task.target is Target.REGRESSION else scores, task.val.labels, task.target, seed=task.seed
-    )
+    scores = fitted.val_scores[:, 0] if task.target is Target.REGRESSION else fitted.val_scores
+    found = measure(scores, fitted.val_labels, task.target, seed=task.seed)
     return {name: value for name, value in found.values.items() if name != "confusion"}, found.notes
+
+
+def _untimed(record: dict[str, Any]) -> dict[str, Any]:
+    """A record without its seconds: the same seed gives the same file."""
+    return {name: value for name, value in record.items() if name != "seconds"}
 
 
 def _jsonable(value: Any) -> Any:

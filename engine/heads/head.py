@@ -28,7 +28,7 @@ class Head:
     """A fitted head.
 
     Attributes:
-        kind: "logistic", "linear", "ridge", "knn" or "sklearn:IMPORT.PATH".
+        kind: a name of `tle.heads.driver.KINDS`, or "sklearn:IMPORT.PATH".
         target: what the labels were: CLASS, MULTILABEL or REGRESSION.
         classes: C class names, the columns of the scores; empty for regression.
         dim: feature dimension D.
@@ -36,7 +36,7 @@ class Head:
         spec: backbone, preprocessing and decoder that made those features, as the cache describes them.
         fit: JSON-able record of the fit: settings, sweep, validation figures, split, seed, versions, notes.
         fit_digests: uint64, sorted, unique: digests of all pictures of the fit, train and val.
-        model: the arithmetic. For logistic, linear and ridge heads an `Affine` with `weight_KD` and `bias_K`.
+        model: the arithmetic. An `Affine` with `weight_KD` and `bias_K` where the head is linear.
     """
 
     kind: str

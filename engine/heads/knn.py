@@ -6,14 +6,14 @@
     w_j = exp(s_j / T) / sum_i exp(s_i / T)
     score = sum_j w_j label_j       label: one-hot class, 0/1 indicators, or a value
 
-T is 0.07 unless it is given; k is chosen on validation data.
+T is 0.07 unless it is given; k is chosen on validation data (T too where several are given), all from one search.
 
 Source: Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", section 3.4; the
 grid of k as in the evaluations of DINO and DINOv2.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -23,7 +23,7 @@ from tle.enums import Target
 from tle.errors import HeadError
 from tle.heads.params import Params
 from tle.heads.samples import Samples, Task
-from tle.heads.sweep import Fitted, run_trials, sole_value
+from tle.heads.sweep import Attempt, Refit, sole_value
 from tle.kernels.topk import topk_similarity
 
 PARAMS = ("k", "temperature")
@@ -124,50 +124,69 @@ class Knn:
         return cls(bank_ND, labels, k, float(temperature), target, outputs)
 
 
-def fit(task: Task, params: Params) -> Fitted:
-    """Choose k on validation data; the bank is train + val.
-
-    Args:
-        task: the samples.
-        params: `k` (one or a list; more than there are pictures means all) and `temperature`.
-
-    Returns:
-        The bank, with the sweep.
+def attempts(task: Task, params: Params, train: Samples, val: Samples) -> Iterator[Attempt]:
+    """Every k and temperature from one search, the most neighbours and the flattest weights first.
 
     Raises:
         UsageError: a setting out of range.
-        HeadError: several k and nothing to choose by.
     """
+    ks, temperatures = _ks(params, len(train)), params.numbers("temperature", (TEMPERATURE,))[::-1]
+    model = _make(task, train, min(ks[0], len(train)), TEMPERATURE)
+    found = [topk_similarity(normalise(x_BD), model.bank_ND, model.k) for _, x_BD in val.blocks()]
+    sims_NK = np.concatenate([values_BK for values_BK, _ in found])
+    neighbours_NK = np.concatenate([indices_BK for _, indices_BK in found])
+    for k in ks:
+        for temperature in temperatures:
+            voting = replace(model, k=min(k, len(train)), temperature=temperature)
+            yield Attempt(
+                settings={"k": k, "temperature": temperature},
+                scores=voting.vote(sims_NK[:, : voting.k], neighbours_NK[:, : voting.k]),
+                carry={"k": voting.k},
+                model=voting,
+                notes=_too_many(params, len(train)),
+            )
+
+
+def default_settings(params: Params) -> dict[str, Any]:
+    """The k and temperature that were given, or else 20 and 0.07.
+
+    Raises:
+        HeadError: several values were given.
+    """
+    ks, temperatures = params.integers("k", GRID), params.numbers("temperature", (TEMPERATURE,))
+    return {
+        "k": int(sole_value("k", ks, "k" in params.values, DEFAULT_K)),
+        "temperature": sole_value("temperature", temperatures, "temperature" in params.values, TEMPERATURE),
+    }
+
+
+def refit(
+    task: Task,
+    params: Params,
+    samples: Samples,
+    settings: Mapping[str, Any],
+    carried: Sequence[Mapping[str, Any]],
+    n_tried_on: int,  # noqa: ARG001 - k is kept: it says how local the vote is
+) -> Refit:
+    """The bank of all samples; never more neighbours than voted in the attempts."""
+    k = min(max((int(carry["k"]) for carry in carried), default=int(settings["k"])), len(samples))
+    temperature = float(settings["temperature"])
+    notes = () if carried else _too_many(params, len(samples))
+    details = {"k": k, "temperature": temperature}
+    return Refit(model=_make(task, samples, k, temperature), details=details, notes=notes, packages=())
+
+
+def _ks(params: Params, n: int) -> tuple[int, ...]:
+    """What is tried, descending: of several k that all mean every picture only the least."""
     wanted = params.integers("k", GRID)
-    temperature = params.number("temperature", TEMPERATURE)
-    notes: tuple[str, ...] = ()
-    if "k" in params.values and max(wanted) > len(task.train):
-        notes += (f"k = {max(wanted)} is more than the {len(task.train)} train pictures: all of them vote",)
-    grid = tuple(sorted({min(k, len(task.train)) for k in wanted}))
-    trials: list[dict[str, Any]] = []
-    val_scores = None
-    if len(task.val):
-        model = _make(task, task.train, max(grid), temperature)
-        queries = ((positions, normalise(x_BD)) for positions, x_BD in task.val.blocks())
-        found = [topk_similarity(query_BD, model.bank_ND, model.k) for _, query_BD in queries]
-        sims = np.concatenate([values for values, _ in found])
-        neighbours = np.concatenate([indices for _, indices in found])
+    return tuple(k for index, k in enumerate(wanted) if index == 0 or wanted[index - 1] < n)[::-1]
 
-        def score(setting: Mapping[str, Any]) -> NDArray[np.float32]:
-            return model.vote(sims[:, : setting["k"]], neighbours[:, : setting["k"]])
 
-        best, trials = run_trials(task, [{"k": k} for k in grid], score)
-        k, val_scores = int(best.settings["k"]), best.scores
-    else:
-        k = int(sole_value("k", grid, "k" in params.values, min(DEFAULT_K, len(task.train))))
-    return Fitted(
-        model=_make(task, task.both, k, temperature),
-        chosen={"k": k, "temperature": temperature},
-        trials=trials,
-        val_scores=val_scores,
-        notes=notes,
-        packages=(),
-    )
+def _too_many(params: Params, n: int) -> tuple[str, ...]:
+    most = params.integers("k", GRID)[-1]
+    if "k" not in params.values or most <= n:
+        return ()
+    return (f"k = {most} is more than the {n} train pictures: all of them vote",)
 
 
 def _make(task: Task, samples: Samples, k: int, temperature: float) -> Knn:

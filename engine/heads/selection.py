@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tle.cache import Cache
 from tle.enums import Split, Status, Target
 from tle.errors import HeadError, ShapeError, UsageError
+from tle.heads.folds import ALWAYS_TRAIN, deal_folds
 
 _SHOWN = 3
 
@@ -26,12 +27,14 @@ class Selection:
         val: (n_val,) int64 row numbers, ascending; may be empty.
         record: how the choice was made, JSON-able.
         notes: one-line facts that the user has to be told.
+        fold_N: (n_train,) int64, which fold holds a row of train out, as `deal_folds` gives it; None without folds.
     """
 
     train: NDArray[np.int64]
     val: NDArray[np.int64]
     record: dict[str, Any]
     notes: tuple[str, ...]
+    fold_N: NDArray[np.int64] | None = None
 
 
 def resolve_splits(
@@ -98,25 +101,28 @@ def usable_rows(cache: Cache) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
     return cache.valid & labelled, tuple(notes)
 
 
-def select_rows(cache: Cache, splits: NDArray[np.uint8], *, val_fraction: float, seed: int) -> Selection:
+def select_rows(
+    cache: Cache, splits: NDArray[np.uint8], *, val_fraction: float, seed: int, folds: int = 0
+) -> Selection:
     """Choose train and validation rows; test rows are never taken.
 
     Train is what the splits call train, or, where they call nothing train, the pictures without a split. Val is what
-    they call val, or else a seeded part of train: stratified for classes, where a class keeps at least one picture in
-    train; plainly random for multi-label and regression.
+    they call val, or else a seeded part of train, or each of several folds of train in turn: stratified for classes, where
+    a class keeps at least one picture in train; plainly random for multi-label and regression.
 
     Args:
         cache: the cache.
         splits: (N,) values of `Split`.
         val_fraction: part of train to hold out where there is no val split, at least 0 and below 1.
         seed: seed of that choice.
+        folds: number of folds to hold out in turn instead of a fraction; 0 for none.
 
     Returns:
         The rows, with how they were chosen.
 
     Raises:
         HeadError: there is no labelled picture to train on.
-        UsageError: the fraction is out of range.
+        UsageError: the fraction is out of range, or folds are asked for and there is a val split.
     """
     if not 0.0 <= val_fraction < 1.0:
         raise UsageError(f"val_fraction should be at least 0 and below 1, got {val_fraction:g}")
@@ -131,25 +137,35 @@ def select_rows(cache: Cache, splits: NDArray[np.uint8], *, val_fraction: float,
     if not len(train):
         counts = ", ".join(f"{len(rows[split])} {split.name.lower()}" for split in Split)
         raise HeadError(f"{cache.path} has no labelled picture to train on: usable pictures by split are {counts}")
-    if len(rows[Split.VAL]):
-        val, source = rows[Split.VAL], "split"
+    val, source, fold_N = rows[Split.VAL], "split", None
+    strata = cache.labels[train] if cache.target is Target.CLASS else np.zeros(len(train), np.int64)
+    if folds and len(val):
+        raise UsageError(
+            f"{cache.path} has a val split of {len(val)} pictures to choose on, and {folds} folds were asked for: "
+            "leave out folds, or give splits without val"
+        )
+    if folds:
+        source, fold_N = "folds", deal_folds(strata, folds, seed)
+        found += _fold_notes(cache, train, fold_N, folds)
     else:
-        labels = cache.labels[train] if cache.target is Target.CLASS else np.zeros(len(train), np.int64)
-        held_out = stratified_holdout(labels, val_fraction, seed)
-        train, val = train[~held_out], train[held_out]
-        source = "fraction" if len(val) else "none"
-    found += _val_notes(cache, train, val)
+        if not len(val):
+            held_out = stratified_holdout(strata, val_fraction, seed)
+            train, val = train[~held_out], train[held_out]
+            source = "fraction" if len(val) else "none"
+        found += _val_notes(cache, train, val)
     record = {
         "val_source": source,
         "val_fraction": val_fraction if source == "fraction" else None,
-        "stratified": source == "fraction" and cache.target is Target.CLASS,
+        "stratified": source in ("fraction", "folds") and cache.target is Target.CLASS,
         "seed": seed,
         "n_train": len(train),
-        "n_val": len(val),
+        "n_val": len(val) if fold_N is None else int((fold_N != ALWAYS_TRAIN).sum()),
         "n_test_untouched": len(rows[Split.TEST]),
         "n_without_split": len(unassigned),
     }
-    return Selection(train, val, record, tuple(found))
+    if folds:
+        record["folds"] = folds
+    return Selection(train, val, record, tuple(found), fold_N)
 
 
 def stratified_holdout(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
@@ -213,7 +229,8 @@ def _val_notes(cache: Cache, train: NDArray[np.int64], val: NDArray[np.int64]) -
     """What makes validation figures less telling than they look."""
     if not len(val):
         return [
-            "no picture is left to validate on: nothing could be measured, and settings that were left open take defaults"
+            "no picture is left to validate on: nothing could be measured, and what was left open takes a default "
+            "(ridge: what leave-one-out finds)"
         ]
     notes = []
     if twins := int(np.isin(cache.digests[val], cache.digests[train]).sum()):
@@ -225,4 +242,23 @@ def _val_notes(cache: Cache, train: NDArray[np.int64], val: NDArray[np.int64]) -
                 ", ..." if len(absent) > _SHOWN else ""
             )
             notes.append(f"{len(absent)} classes have validation pictures but none in train: {names}")
+    return notes
+
+
+def _fold_notes(cache: Cache, train: NDArray[np.int64], fold_N: NDArray[np.int64], folds: int) -> list[str]:
+    """What makes the figures of folds less telling than they look."""
+    held_out = fold_N != ALWAYS_TRAIN
+    if len(np.unique(fold_N[held_out])) < 2:
+        return [f"{len(train)} pictures cannot be dealt into {folds} folds: nothing could be measured, and settings that "
+                "were left open take defaults"]  # fmt: skip
+    notes = []
+    if stay := int((~held_out).sum()):
+        notes.append(f"{stay} pictures are the only one of their class: they are in train in every fold")
+    # A picture has a twin in another fold where its digest stands beside more than one fold.
+    pairs = np.unique(np.stack([cache.digests[train], fold_N.astype(np.uint64)], axis=1), axis=0)
+    digests, counts = np.unique(pairs[:, 0], return_counts=True)
+    if twins := int((np.isin(cache.digests[train], digests[counts > 1]) & held_out).sum()):
+        notes.append(
+            f"{twins} of {int(held_out.sum())} validation pictures are byte for byte the same as one in another fold"
+        )
     return notes

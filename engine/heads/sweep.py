@@ -1,9 +1,12 @@
-"""Choosing settings on validation data.
+"""What every kind of head is to the driver: settings that it tries one by one, and a last fit.
 
-# n validation samples, K outputs
+# n samples, K outputs
+
+A kind of head is a module `tle.heads.<kind>` that has what `Kind` says. `tle.heads.driver` tries the settings, lets
+`tle.heads.choice` choose, and asks for the last fit.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 
 from tle.enums import Target
 from tle.errors import HeadError
+from tle.heads.params import Params
 from tle.heads.samples import Samples, Task
 
 
@@ -32,41 +36,121 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One setting, fitted on train and scored on val.
+
+    Attributes:
+        settings: what was tried, JSON-able; the same setting is equal in every fold.
+        scores: (n_val, K) float32; None where the fit diverged.
+        details: JSON-able facts for the table, such as iterations. `seconds` is shown but not stored, since the same
+            seed gives the same file; `converged` False is said in a note.
+        carry: what the last fit needs of this one, such as a temperature that was fitted on val.
+        model: what gave the scores, if it is at hand.
+        notes: one-line facts that the user has to be told.
+    """
+
+    settings: dict[str, Any]
+    scores: NDArray[np.float32] | None
+    details: dict[str, Any] = field(default_factory=dict)
+    carry: dict[str, Any] = field(default_factory=dict)
+    model: Model | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refit:
+    """The last fit.
+
+    Attributes:
+        model: the head.
+        details: JSON-able facts of it, which join the chosen settings in the record.
+        notes: one-line facts that the user has to be told.
+        packages: what did the work, for the record of versions.
+    """
+
+    model: Model
+    details: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ("scikit-learn",)
+
+
+class Kind(Protocol):
+    """The module of a kind of head.
+
+    Two more names are optional. `ADAPTIVE`: True, or a function of the params that says so, where the sweep may end
+    before the last setting once validation has clearly turned; never where the user gave a list. `EDGES`: settings whose
+    range has no natural end, so that a best value at an end of what was tried is worth a note.
+
+    Attributes:
+        PARAMS: names of the settings that it takes.
+        TARGETS: targets that it can be fitted on.
+    """
+
+    PARAMS: tuple[str, ...]
+    TARGETS: tuple[Target, ...]
+
+    def attempts(self, task: Task, params: Params, train: Samples, val: Samples) -> Iterator[Attempt]:
+        """Try the settings, the simplest (most regularised) first; a kind with nothing to choose yields one.
+
+        Called once a fold, and never without val. The consumer may stop before the end. `task.train` and `task.val` are
+        not to be used: with folds they are not what `train` and `val` are.
+        """
+
+    def default_settings(self, params: Params) -> dict[str, Any]:
+        """What to fit where there is nothing to choose by: the values given, or the documented defaults.
+
+        Raises:
+            HeadError: several values were given; see `sole_value`.
+        """
+
+    def refit(
+        self,
+        task: Task,
+        params: Params,
+        samples: Samples,
+        settings: Mapping[str, Any],
+        carried: Sequence[Mapping[str, Any]],
+        n_tried_on: int,
+    ) -> Refit:
+        """The last fit.
+
+        Args:
+            task: target, classes and seed.
+            params: what the user gave.
+            samples: what to fit on.
+            settings: those of the chosen attempt, or `default_settings`.
+            carried: `carry` of the chosen attempt in every fold; empty where nothing was tried.
+            n_tried_on: train samples that the settings were tried on, so that a strength of regularisation that weighs
+                against a sum can keep its strength for each sample.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
     """What fitting one kind of head gives.
 
     Attributes:
-        model: the head, fitted on train and val.
-        chosen: the settings it was fitted with.
-        trials: settings that were tried, each with its validation figures.
-        val_scores: (n_val, K) scores of the chosen settings fitted on train only; None without validation data.
+        model: the head, after the last fit.
+        chosen: the settings of that fit and facts about it.
+        trials: settings that were tried, in their order: validation figures, standard errors (`NAME_se`) and details;
+            the one that was taken has `chosen`.
+        val_scores: (n_val, K) scores of the chosen settings in samples that they were not fitted on; None without any.
+        val_labels: labels that belong to `val_scores`.
         notes: one-line facts that the user has to be told.
         packages: what did the work, for the record of versions.
+        choice: how the setting was chosen: metric, rule, number of folds, where the sweep stopped; empty without val.
+        calibration: what a temperature would do to the probabilities, or did; None where there is none to speak of.
     """
 
     model: Model
     chosen: dict[str, Any]
     trials: list[dict[str, Any]] = field(default_factory=list)
     val_scores: NDArray[np.float32] | None = None
+    val_labels: NDArray[Any] | None = None
     notes: tuple[str, ...] = ()
     packages: tuple[str, ...] = ("scikit-learn",)
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """One setting, its validation figures and scores.
-
-    Attributes:
-        settings: what was tried.
-        figures: what was measured, the deciding figure first.
-        scores: (n_val, K).
-        rank: smaller is better.
-    """
-
-    settings: dict[str, Any]
-    figures: dict[str, float]
-    scores: NDArray[np.float32]
-    rank: tuple[float, float]
+    choice: dict[str, Any] = field(default_factory=dict)
+    calibration: dict[str, Any] | None = None
 
 
 def score_samples(model: Model, samples: Samples, outputs: int) -> NDArray[np.float32]:
@@ -77,43 +161,10 @@ def score_samples(model: Model, samples: Samples, outputs: int) -> NDArray[np.fl
     return scores_NK
 
 
-def run_trials(
-    task: Task, settings: Iterable[Mapping[str, Any]], score: Callable[[Mapping[str, Any]], NDArray[np.float32]]
-) -> tuple[Trial, list[dict[str, Any]]]:
-    """Try each setting on the validation samples and keep the best.
-
-    Args:
-        task: the samples; val may not be empty.
-        settings: what to try.
-        score: setting -> (n_val, K) validation scores.
-
-    Returns:
-        The best trial: by accuracy, mean average precision or squared error; then by cross-entropy or absolute error;
-        then the earliest. And a record of all.
-
-    Raises:
-        HeadError: no setting gave finite scores.
-    """
-    best: Trial | None = None
-    record = []
-    for setting in settings:
-        scores = score(setting)
-        if not np.isfinite(scores).all():
-            record.append({**setting, "diverged": True})
-            continue
-        figures, rank = quality(task.target, scores, task.val.labels)
-        record.append({**setting, **figures})
-        if best is None or rank < best.rank:
-            best = Trial(dict(setting), figures, scores, rank)
-    if best is None:
-        raise HeadError("no setting gave finite validation scores: lower the learning rate, or look at the features")
-    return best, record
-
-
 def quality(
     target: Target, scores_NK: NDArray[np.float32], labels: NDArray[Any]
 ) -> tuple[dict[str, float], tuple[float, float]]:
-    """The two figures that a setting is chosen by, and its rank (smaller is better)."""
+    """The two figures that a setting is chosen by unless the user says otherwise, and its rank (smaller is better)."""
     from tle.metrics import mean_average_precision, mean_nll
 
     if target is Target.REGRESSION:

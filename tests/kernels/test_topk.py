@@ -1,7 +1,13 @@
 """Blocked top-k against its reference: shapes, ties, bounds, refusals."""
 
+import importlib.util
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+import torch
 
 from tle.kernels.topk import topk_bytes, topk_similarity, topk_similarity_ref
 
@@ -71,3 +77,54 @@ def test_refusals():
 
 def test_stated_bytes():
     assert topk_bytes(10, 20, 4, 50) == 4 * 4 * 30 + 12 * 10 * 20
+
+
+INTERPRETED = """
+import sys, torch
+from tle.kernels.topk_triton import topk_triton
+jobs = torch.load(sys.argv[1])
+torch.save([topk_triton(*job, tile=64) for job in jobs], sys.argv[2])
+"""
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+
+
+@needs_triton
+def test_interpreted_triton_equals_reference_with_ties(tmp_path):
+    rng = np.random.default_rng(4)
+    shapes = [(0, 5, 3, 1), (1, 1, 1, 4), (7, 64, 3, 10), (17, 130, 3, 33), (3, 65, 40, 64), (5, 0, 3, 2)]
+    inputs = [(_integers(rng, queries, dim), _integers(rng, rows, dim), k) for queries, rows, dim, k in shapes]
+    inputs.append((_integers(rng, 4, 5).astype(np.float16), _integers(rng, 30, 5).astype(np.float16), 3))
+    jobs = [(torch.from_numpy(query), torch.from_numpy(bank), k) for query, bank, k in inputs]
+    torch.save(jobs, tmp_path / "jobs")
+    done = subprocess.run(
+        [sys.executable, "-c", INTERPRETED, tmp_path / "jobs", tmp_path / "results"],
+        env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for (values, indices), (query, bank, k) in zip(torch.load(tmp_path / "results"), inputs, strict=True):
+        want_values, want_indices = topk_similarity_ref(query, bank, k)
+        np.testing.assert_array_equal(indices.numpy(), want_indices)
+        np.testing.assert_array_equal(values.numpy(), want_values)
+
+
+@needs_triton
+def test_triton_refuses_tensors_of_the_cpu_outside_the_interpreter():
+    from tle.kernels.topk_triton import topk_triton
+
+    with pytest.raises(ValueError, match="expected tensors on cuda"):
+        topk_triton(torch.zeros(2, 2), torch.zeros(2, 2), 1)
+
+
+@pytest.mark.gpu
+@needs_triton
+def test_cuda_equals_reference():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    from tle.kernels.topk_triton import topk_triton
+
+    rng = np.random.default_rng(5)
+    query, bank = _integers(rng, 300, 64), _integers(rng, 5000, 64)
+    values, indices = topk_triton(torch.from_numpy(query).cuda(), torch.from_numpy(bank).cuda(), 20)
+    want_values, want_indices = topk_similarity_ref(query, bank, 20)
+    np.testing.assert_array_equal(indices.cpu().numpy(), want_indices)
+    np.testing.assert_array_equal(values.cpu().numpy(), want_values)

@@ -9,7 +9,7 @@ from sklearn.svm import LinearSVC
 
 from tle.enums import Target
 from tle.errors import HeadError, UsageError
-from tle.heads import estimator
+from tle.heads.driver import fit_task
 from tle.heads.estimator import Estimator, make_estimator
 
 SVC = "sklearn:sklearn.svm.LinearSVC"
@@ -24,7 +24,7 @@ def _again(model, task):
 def test_probabilities_of_the_estimator_are_taken_as_they_are(make_task, digits):
     x_ND, y_N = digits
     task = make_task(x_ND[:300], y_N[:300], n_val=100, seed=3)
-    fitted = estimator.fit(task, "sklearn:sklearn.ensemble.RandomForestClassifier", {"n_estimators": 20})
+    fitted = fit_task(task, "sklearn:sklearn.ensemble.RandomForestClassifier", {"n_estimators": 20})
     forest = RandomForestClassifier(n_estimators=20, random_state=3)
     want = make_pipeline(StandardScaler(), forest).fit(x_ND[:300].astype(np.float64), y_N[:300])
     np.testing.assert_allclose(
@@ -37,7 +37,7 @@ def test_probabilities_of_the_estimator_are_taken_as_they_are(make_task, digits)
 def test_a_decision_function_gets_a_temperature_from_val(make_task, digits):
     x_ND, y_N = digits
     task = make_task(x_ND[:400], y_N[:400], n_val=150)
-    fitted = estimator.fit(task, SVC, {"C": 0.01})
+    fitted = fit_task(task, SVC, {"C": 0.01})
     want = make_pipeline(StandardScaler(), LinearSVC(C=0.01, random_state=0)).fit(x_ND[:400], y_N[:400])
     scores = fitted.model.scores(x_ND[400:])
     np.testing.assert_array_equal(scores.argmax(axis=1), want.predict(x_ND[400:]))
@@ -50,14 +50,14 @@ def test_a_decision_function_gets_a_temperature_from_val(make_task, digits):
 def test_two_classes_and_absent_ones(make_task, blobs):
     x_ND, y_N = blobs(120, 4, 2, spread=0.5)
     task = make_task(x_ND, y_N * 3, n_val=40, n_classes=5)
-    scores = estimator.fit(task, SVC, {}).model.scores(x_ND)
+    scores = fit_task(task, SVC, {}).model.scores(x_ND)
     assert scores[:, [1, 2, 4]].max() == 0.0
     assert (scores.argmax(axis=1) == y_N * 3).mean() > 0.8
     np.testing.assert_allclose(scores.sum(axis=1), 1.0, rtol=1e-5)
 
 
 def test_without_val_uncalibrated_probabilities_are_said(make_task, blobs):
-    fitted = estimator.fit(make_task(*blobs(40, 4, 2)), SVC, {})
+    fitted = fit_task(make_task(*blobs(40, 4, 2)), SVC, {})
     assert fitted.notes == (
         "no temperature could be fitted without validation pictures: probabilities are not calibrated",
     )
@@ -70,7 +70,7 @@ def test_multilabel_with_constant_labels(make_task, blobs, kind, varying):
     columns = [np.zeros(120), y_N == 0, y_N >= 1][: 1 + varying]
     labels_NC = np.stack([*columns, np.ones(120)], axis=1).astype(np.uint8)
     task = make_task(x_ND, labels_NC, n_val=30, target=Target.MULTILABEL)
-    fitted = estimator.fit(task, kind, {})
+    fitted = fit_task(task, kind, {})
     scores = _again(fitted.model, task).scores(x_ND)
     np.testing.assert_allclose(scores[:, 0], 0.5 / 121, rtol=1e-5)
     np.testing.assert_allclose(scores[:, -1], 120.5 / 121, rtol=1e-5)
@@ -82,7 +82,7 @@ def test_regression(make_task):
     rng = np.random.default_rng(0)
     x_ND = rng.normal(size=(200, 3)).astype(np.float32)
     task = make_task(x_ND, x_ND[:, 0] ** 2, n_val=50, target=Target.REGRESSION)
-    fitted = estimator.fit(task, "sklearn:sklearn.neighbors.KNeighborsRegressor", {"n_neighbors": 3, "scaler": "none"})
+    fitted = fit_task(task, "sklearn:sklearn.neighbors.KNeighborsRegressor", {"n_neighbors": 3, "scaler": "none"})
     assert len(fitted.model.pipeline) == 1  # no scaler
     assert fitted.model.scores(x_ND).shape == (200, 1)
     assert np.corrcoef(_again(fitted.model, task).scores(x_ND)[:, 0], x_ND[:, 0] ** 2)[0, 1] > 0.9
@@ -90,14 +90,14 @@ def test_regression(make_task):
 
 def test_warnings_of_the_estimator_become_notes(make_task, digits):
     x_ND, y_N = digits
-    fitted = estimator.fit(
+    fitted = fit_task(
         make_task(x_ND[:100], y_N[:100]), "sklearn:sklearn.linear_model.LogisticRegression", {"max_iter": 2}
     )
     assert len([note for note in fitted.notes if note.startswith("ConvergenceWarning: lbfgs failed to converge")]) == 1
 
 
 def test_no_pictures_no_scores(make_task, blobs):
-    model = estimator.fit(make_task(*blobs(40, 4, 2)), SVC, {}).model
+    model = fit_task(make_task(*blobs(40, 4, 2)), SVC, {}).model
     assert model.scores(np.empty((0, 4), np.float32)).shape == (0, 2)
 
 
@@ -138,15 +138,15 @@ def test_neither_probabilities_nor_decisions(monkeypatch):
 def test_settings_that_scikit_learn_refuses_and_data_that_it_cannot_take(make_task, blobs):
     task = make_task(*blobs(40, 4, 2))
     with pytest.raises(HeadError, match="LinearSVC cannot be fitted on these features: The 'C' parameter"):
-        estimator.fit(task, SVC, {"C": -1})
+        fit_task(task, SVC, {"C": -1})
     with pytest.raises(HeadError, match="MultinomialNB cannot be fitted on these features: Negative values"):
-        estimator.fit(task, "sklearn:sklearn.naive_bayes.MultinomialNB", {})
+        fit_task(task, "sklearn:sklearn.naive_bayes.MultinomialNB", {})
 
 
 def test_a_setting_whose_output_has_another_shape(make_task, blobs):
     task = make_task(*blobs(80, 4, 4))
     with pytest.raises(HeadError, match=r"decision_function of SVC gave \(1, 6\), expected \(1, 4\)"):
-        estimator.fit(task, "sklearn:sklearn.svm.SVC", {"decision_function_shape": "ovo"})
+        fit_task(task, "sklearn:sklearn.svm.SVC", {"decision_function_shape": "ovo"})
 
 
 @pytest.mark.parametrize("n_val", [0, 10])
@@ -155,13 +155,13 @@ def test_an_estimator_that_fits_but_cannot_predict(make_task, blobs, n_val):
     with pytest.raises(
         HeadError, match="predict_proba of KNeighborsClassifier fails .*: Expected n_neighbors"
     ) as caught:
-        estimator.fit(task, "sklearn:sklearn.neighbors.KNeighborsClassifier", {"n_neighbors": 1000})
+        fit_task(task, "sklearn:sklearn.neighbors.KNeighborsClassifier", {"n_neighbors": 1000})
     assert "\n" not in str(caught.value)
 
 
 def test_another_version_of_scikit_learn_is_warned_of(make_task, blobs):
     task = make_task(*blobs(40, 4, 2))
-    model = estimator.fit(task, SVC, {}).model
+    model = fit_task(task, SVC, {}).model
     load = {"target": task.target, "outputs": 2, "dim": 4}
     with pytest.warns(UserWarning, match=r"stored by scikit-learn 0\.1\.2 and is read by"):
         Estimator.load(

@@ -46,7 +46,7 @@ def test_the_record_says_how_the_head_came_about(cache):
         "n_without_split": 0,
     }
     assert [trial["C"] for trial in fit["sweep"]] == [0.01, 1.0]
-    assert fit["versions"].keys() == {"tle", "numpy", "scikit-learn"}
+    assert fit["versions"].keys() == {"tle", "numpy", "scipy"}
 
 
 def test_the_fit_never_sees_test_pictures(cache, make_cache, blobs):
@@ -179,15 +179,19 @@ def test_features_that_are_not_finite_are_named(make_cache, blobs):
     [
         (
             {"head": "logistc"},
-            r"unknown head 'logistc'; did you mean logistic\? \(heads: logistic, linear, ridge, knn, ",
+            r"unknown head 'logistc'; did you mean logistic\? \(heads: logistic, linear, ridge, lda, ",
         ),
-        ({"head": "svm"}, "unknown head 'svm'"),
+        ({"head": "forest"}, "unknown head 'forest'"),
         ({"head": "ridge", "params": ["alhpa=1"]}, r"no parameter 'alhpa'; did you mean alpha\?"),
         ({"params": ["C"]}, "name=value"),
         ({"params": {"C": "strong"}}, "takes a number above 0, got 'strong'"),
         ({"head": "sklearn:sklearn.svm.LinearSVC", "params": ["D=1"]}, "no parameter 'D'"),
         ({"head": "sklearn:sklearn.linear_model.Lasso"}, "not a classifier"),
         ({"val_fraction": 1.5}, "val_fraction"),
+        ({"folds": 1}, r"folds \(--folds\) should be 2 or more, or 0 for none, got 1"),
+        ({"folds": 3, "refit": False}, "leave out --no-refit, or --folds"),
+        ({"metric": "mse"}, "metric mse does not belong to target class: take one of accuracy, "),
+        ({"metric": "macro_f1", "one_se": True}, "macro_f1 has no standard error"),
         ({"seed": -1}, r"seed \(--seed\) should be a whole number from 0 to 4294967295, got -1"),
         ({"seed": 1.5}, "whole number .*, got 1.5"),
         ({"seed": True}, "whole number .*, got True"),
@@ -262,12 +266,111 @@ def test_a_picture_with_a_value_where_train_was_all_but_dead_is_not_lost(make_ca
     x_ND, y_N = blobs(120, 6, 3, spread=0.5)
     x_ND[:, 5] = 0.0
     x_ND[4, 5] = 1e-4
-    fitted = fit_head(make_cache(x_ND, y_N), head=kind, val_fraction=0)
+    # Ridge would choose by leave-one-out, and with next to no penalty even a floored feature can be leant on.
+    params = {"alpha": 100.0} if kind == "ridge" else None
+    fitted = fit_head(make_cache(x_ND, y_N), head=kind, params=params, val_fraction=0)
     odd = x_ND[:30].copy()
     odd[:, 5] = 0.5  # thousands of standard deviations, and an ordinary value beside the other features
     agree = (fitted.head.predict(odd).argmax(axis=1) == fitted.head.predict(x_ND[:30]).argmax(axis=1)).mean()
     assert agree > 0.85
     assert any("1 of 6 features hardly vary" in note for note in fitted.notes)
+
+
+def test_folds_hold_out_every_train_picture_once_and_no_test_picture(cache, make_cache, blobs):
+    result = fit_head(cache, folds=3, params=["C=[0.001,0.1]"])
+    assert (result.n_train, result.n_val, result.folds, result.val["n"]) == (90, 90, 3, 90)
+    selection = result.head.fit["selection"]
+    assert (selection["val_source"], selection["folds"], selection["n_test_untouched"]) == ("folds", 3, 30)
+    assert result.choice["standard_error"] == "over 3 folds"
+    assert result.chosen["C_refit"] == pytest.approx(result.chosen["C"] * 60 / 90)
+    assert set(result.head.fit_digests) == set(cache.digests[:90])
+    assert all({"accuracy_se", "nll_se"} <= row.keys() for row in result.sweep)
+    json.dumps(result.to_dict(), allow_nan=False)
+
+
+def test_folds_and_a_val_split_exclude_each_other(make_cache, blobs):
+    cache = make_cache(*blobs(60, 4, 3), splits=[TRAIN] * 40 + [VAL] * 20)
+    with pytest.raises(UsageError, match="has a val split of 20 pictures to choose on, and 3 folds were asked for"):
+        fit_head(cache, folds=3)
+
+
+def test_twins_in_another_fold_are_said(make_cache, blobs):
+    digests = np.arange(1, 61, dtype=np.uint64)
+    digests[1:60:10] = digests[0:60:10]
+    notes = fit_head(make_cache(*blobs(60, 4, 3), digests=digests), folds=30, params={"C": 0.1}).notes
+    assert any(note.startswith("12 of 60 validation pictures are byte for byte the same") for note in notes)
+
+
+def test_without_the_last_refit_the_head_is_that_of_train(make_cache, blobs):
+    x_ND, y_N = blobs(120, 6, 3, spread=1.5)
+    cache = make_cache(x_ND, y_N, splits=[TRAIN] * 80 + [VAL] * 40)
+    kept = fit_head(cache, params={"C": 0.1}, refit=False)
+    train = fit_head(cache, params={"C": 0.1}, splits=np.array([TRAIN] * 80 + [TEST] * 40), val_fraction=0.0)
+    np.testing.assert_array_equal(kept.head.model.weight_KD, train.head.model.weight_KD)
+    assert kept.head.fit["refit"] is False
+    assert len(kept.head.fit_digests) == 120  # val was chosen on: no figure on it is an honest one
+
+
+def test_the_metric_of_choice_decides(make_cache, blobs):
+    x_ND, y_N = blobs(200, 10, 4, spread=2.0)
+    cache = make_cache(x_ND, y_N)
+    for metric in ("balanced_accuracy", "nll"):
+        result = fit_head(cache, metric=metric, params=["C=[0.0001,0.01,1]"], val_fraction=0.4)
+        values = [row[metric] for row in result.sweep]
+        (taken,) = (row for row in result.sweep if row.get("chosen"))
+        assert taken[metric] == (min(values) if metric == "nll" else max(values))
+        assert result.head.fit["choice"]["metric"] == metric
+
+
+def test_one_standard_error_takes_no_stronger_setting_than_the_best(make_cache, blobs):
+    cache = make_cache(*blobs(200, 10, 4, spread=2.0))
+    best = fit_head(cache, folds=5)
+    plain = fit_head(cache, folds=5, one_se=True)
+    assert plain.chosen["C"] <= best.chosen["C"]
+    assert plain.choice["best"]["C"] == best.chosen["C"]
+    row = next(row for row in plain.sweep if row.get("chosen"))
+    top = next(row for row in best.sweep if row.get("chosen"))
+    assert row["accuracy"] >= top["accuracy"] - top["accuracy_se"]
+
+
+@pytest.mark.parametrize("target", [Target.MULTILABEL, Target.REGRESSION])
+def test_folds_of_other_targets(make_cache, blobs, target):
+    x_ND, y_N = blobs(90, 5, 3, spread=0.5)
+    labels = np.eye(3, dtype=np.uint8)[y_N] if target is Target.MULTILABEL else y_N.astype(np.float32)
+    result = fit_head(make_cache(x_ND, labels, target=target), folds=4)
+    name = "mAP" if target is Target.MULTILABEL else "mse"
+    assert all(row[f"{name}_se"] is not None for row in result.sweep)
+    assert result.val["n"] == 90
+
+
+def test_a_temperature_is_reported_and_applied_on_request(make_cache, blobs):
+    x_ND, y_N = blobs(300, 30, 3, spread=4.0)
+    cache = make_cache(x_ND, y_N, classes=["a", "b", "c", "never"])
+    plain, applied = (fit_head(cache, params={"C": 10}, calibrate=on, val_fraction=0.4) for on in (False, True))
+    found = applied.calibration
+    assert {**found, "applied": False} == plain.calibration == plain.head.fit["calibration"]
+    assert found["temperature"] > 1.2  # C = 10 is far too sure on 300 pictures
+    assert found["nll_after"] < found["nll_before"]
+    weight = plain.head.model.weight_KD / np.float32(found["temperature"])
+    np.testing.assert_allclose(applied.head.model.weight_KD, weight, rtol=1e-5)
+    assert applied.head.predict(x_ND)[:, 3].max() < 1e-12
+    np.testing.assert_array_equal(applied.head.predict(x_ND).argmax(axis=1), plain.head.predict(x_ND).argmax(axis=1))
+
+
+def test_a_temperature_of_other_kinds(make_cache, blobs):
+    cache = make_cache(*blobs(200, 5, 3, spread=2.0))
+    svc = fit_head(cache, head="sklearn:sklearn.svm.LinearSVC").calibration
+    assert (svc["source"], svc["applied"], svc["nll_before"]) == ("head", True, None)
+    knn = fit_head(cache, head="knn", calibrate=True)
+    assert knn.calibration["applied"] is False
+    assert "a knn head has no place for a temperature: it is reported, not applied" in knn.notes
+    bayes = fit_head(cache, head="sklearn:sklearn.naive_bayes.GaussianNB", calibrate=True)
+    assert bayes.calibration["applied"]
+    assert bayes.head.model.temperature == bayes.calibration["temperature"]
+    values = make_cache(blobs(60, 4, 3)[0], np.arange(60, dtype=np.float32), target=Target.REGRESSION)
+    with pytest.raises(UsageError, match="a temperature belongs to probabilities"):
+        fit_head(values, calibrate=True)
+    assert fit_head(values).calibration is None
 
 
 def test_importing_heads_loads_neither_torch_nor_scikit_learn():

@@ -10,8 +10,9 @@ from tle.heads.knn import Knn, normalise
 from tle.heads.params import Params
 
 
-def _fit(task, **settings):
-    return knn.fit(task, Params("knn", settings))
+def _fit(task, **params):
+    params = Params("knn", params)
+    return knn.refit(task, params, task.both, knn.default_settings(params), (), len(task.both))
 
 
 def _votes(bank, labels, query, k, t):
@@ -47,18 +48,37 @@ def test_multilabel_and_regression_votes(make_task, blobs):
         np.testing.assert_allclose(single[row, 0], weight @ labels, rtol=1e-5)
 
 
-def test_k_is_chosen_on_val_and_limited_by_the_bank(make_task, digits):
+def test_attempts_share_one_search_the_most_neighbours_first(make_task, digits):
     x_ND, y_N = digits
-    fitted = _fit(make_task(x_ND[:300], y_N[:300], n_val=150))
-    assert [trial["k"] for trial in fitted.trials] == [10, 20, 100, 150]
-    assert fitted.chosen["k"] == max(fitted.trials, key=lambda trial: (trial["accuracy"], -trial["nll"]))["k"]
-    assert len(fitted.model.bank_ND) == 300  # the bank of the final head is train and val
-    assert (fitted.val_scores.argmax(axis=1) == y_N[150:300]).mean() > 0.9
+    task = make_task(x_ND[:300], y_N[:300], n_val=150)
+    tried = list(knn.attempts(task, Params("knn", {}), task.train, task.val))
+    assert [attempt.settings["k"] for attempt in tried] == [200, 100, 20, 10]
+    assert [attempt.carry["k"] for attempt in tried] == [150, 100, 20, 10]  # there are no more to ask
+    for attempt in tried:
+        alone = knn.refit(task, Params("knn", {}), task.train, attempt.settings, (), 150).model
+        np.testing.assert_allclose(attempt.scores, alone.scores(x_ND[150:300]), atol=1e-5)
+    assert (tried[-1].scores.argmax(axis=1) == y_N[150:300]).mean() > 0.9
+
+
+def test_the_refit_asks_no_more_neighbours_than_voted_before(make_task, digits):
+    task = make_task(digits[0][:300], digits[1][:300], n_val=150)
+    carried = [{"k": 149}, {"k": 150}]
+    last = knn.refit(task, Params("knn", {}), task.both, {"k": 200, "temperature": 0.07}, carried, 150)
+    assert last.details["k"] == 150
+    assert len(last.model.bank_ND) == 300  # the bank of the final head is train and val
+
+
+def test_temperatures_can_be_swept_too(make_task, digits):
+    task = make_task(digits[0][:300], digits[1][:300], n_val=150)
+    params = Params("knn", {"k": [5, 10], "temperature": [0.03, 0.2]})
+    tried = list(knn.attempts(task, params, task.train, task.val))
+    assert [tuple(attempt.settings.values()) for attempt in tried] == [(10, 0.2), (10, 0.03), (5, 0.2), (5, 0.03)]
+    assert not np.allclose(tried[0].scores, tried[1].scores)
 
 
 def test_asking_for_more_neighbours_than_pictures_is_said(make_task, blobs):
     fitted = _fit(make_task(*blobs(12, 4, 2)), k=50)
-    assert fitted.chosen["k"] == 12
+    assert fitted.details["k"] == 12
     assert fitted.notes == ("k = 50 is more than the 12 train pictures: all of them vote",)
 
 

@@ -5,13 +5,16 @@ import pytest
 import torch
 
 from tle.enums import Target
-from tle.errors import HeadError
-from tle.heads import linear, logistic
+from tle.errors import HeadError, UsageError
+from tle.heads import linear
+from tle.heads.driver import fit_task
 from tle.heads.params import Params
+
+GRID_2X2 = {"lr": [1e-2, 1e-3], "weight_decay": [0, 0.1], "epochs": 2, "patience": 5}
 
 
 def _fit(task, **settings):
-    return linear.fit(task, Params("linear", settings))
+    return fit_task(task, "linear", settings)
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +30,7 @@ def test_learns_digits(make_task, digits):
     task = make_task(x_ND, y_N, n_val=200)
     fitted = _fit(task, lr=[3e-3, 1e-2], epochs=20, batch_size=32)
     accuracy = (fitted.val_scores.argmax(axis=1) == y_N[400:]).mean()
-    exact = logistic.fit(task, Params("logistic", {})).val_scores
+    exact = fit_task(task, "logistic", {}).val_scores
     assert accuracy > (exact.argmax(axis=1) == y_N[400:]).mean() - 0.03
     assert fitted.chosen["lr"] == max(fitted.trials, key=lambda trial: (trial["accuracy"], -trial["nll"]))["lr"]
     np.testing.assert_allclose(fitted.model.scores(x_ND[:5]).sum(axis=1), 1.0, rtol=1e-5)
@@ -63,31 +66,6 @@ def test_few_samples_still_get_some_steps(make_task, blobs):
     assert _fit(make_task(x_ND, y_N), epochs=1, batch_size=50).chosen["batch_size"] == 50
 
 
-def test_warmup_starts_at_zero_and_the_decay_ends_there():
-    schedule = linear._Schedule(0.0, 1, 1)
-    rates = [schedule.lr(2.0, step, 100) for step in range(100)]
-    assert rates[0] == 0.0
-    np.testing.assert_allclose(np.diff(rates[:6]), 0.4, atol=0.02)  # 5 steps of warmup
-    assert np.argmax(rates) == 5
-    assert all(np.diff(rates[5:]) < 0)
-    assert rates[-1] < 0.002
-
-
-def test_the_rate_that_torch_sees_is_the_scheduled_one(make_task, blobs, monkeypatch):
-    seen = []
-    step = torch.optim.AdamW.step
-
-    def watch(self, *args, **kwargs):
-        seen.append([(group["lr"], group["weight_decay"]) for group in self.param_groups])
-        return step(self, *args, **kwargs)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", watch)
-    _fit(make_task(*blobs(40, 4, 2)), lr=0.1, epochs=5, batch_size=10, weight_decay=0.3)
-    schedule = linear._Schedule(0.3, 5, 10)
-    assert [groups[0] for groups in seen] == [(schedule.lr(0.1, number, 20), 0.3) for number in range(20)]
-    assert [groups[1] for groups in seen] == [(schedule.lr(0.1, number, 20), 0.0) for number in range(20)]
-
-
 def test_absent_classes(make_task, blobs):
     x_ND, y_N = blobs(90, 6, 3)
     fitted = _fit(make_task(x_ND, y_N * 2, n_classes=6), epochs=5)
@@ -115,5 +93,105 @@ def test_divergence_is_said_and_a_head_of_nan_never_comes_out(make_task, blobs):
         _fit(make_task(x_ND, y_N), lr=1e30, epochs=3, batch_size=8)
     fitted = _fit(make_task(x_ND, y_N, n_val=20), lr=[1e-2, 1e30], epochs=3, batch_size=8)
     assert fitted.chosen["lr"] == 1e-2
-    assert "training diverged at lr = 1e+30" in fitted.notes
-    assert fitted.trials[1] == {"lr": 1e30, "diverged": True}
+    assert any(note.startswith("training diverged at lr = 1e+30") for note in fitted.notes)
+    assert fitted.trials[1]["lr"] == 1e30
+    assert fitted.trials[1]["diverged"] is True
+    task = make_task(x_ND, y_N, n_val=20)
+    wild = list(linear.attempts(task, Params("linear", {"lr": 1e30}), task.train, task.val))
+    assert wild[0].scores is None
+    assert wild[0].details == {"diverged_in_epoch": 1}
+
+
+def test_every_rate_with_every_decay_the_most_regularised_first(make_task, blobs):
+    task = make_task(*blobs(60, 4, 2), n_val=20)
+    tried = list(linear.attempts(task, Params("linear", GRID_2X2), task.train, task.val))
+    pairs = [(attempt.settings["lr"], attempt.settings["weight_decay"]) for attempt in tried]
+    assert pairs == [(1e-3, 0.1), (1e-3, 0.0), (1e-2, 0.1), (1e-2, 0.0)]
+    assert all(attempt.carry == {"epoch": attempt.details["epoch"]} for attempt in tried)
+    assert len(linear.GRID) == 13
+
+
+def test_the_last_fit_trains_as_long_as_was_best(make_task, blobs):
+    task = make_task(*blobs(120, 30, 3, spread=4.0), n_val=40)
+    fitted = _fit(task, lr=0.05, epochs=30, patience=3, batch_size=20)
+    epoch = fitted.trials[0]["epoch"]
+    assert epoch < 10  # noise: it over-fits at once
+    assert fitted.chosen["epoch"] == epoch
+    assert fitted.chosen["epochs"] == 30
+    params, settings = Params("linear", {"epochs": 30}), {"lr": 0.05, "weight_decay": 0.0}
+    folds = [{"epoch": 3}, {"epoch": 6}]
+    assert linear.refit(task, params, task.both, settings, folds, 80).details["epoch"] == 4  # 4.5, to even
+    assert linear.refit(task, params, task.both, settings, (), 80).details["epoch"] == 30
+
+
+def test_without_validation_one_value_of_each_is_needed(make_task, blobs):
+    task = make_task(*blobs(50, 4, 2))
+    assert linear.default_settings(Params("linear", {})) == {"lr": 3e-3, "weight_decay": 1e-2}
+    assert linear.default_settings(Params("linear", {"optimizer": "sgd"})) == {"lr": 5e-3, "weight_decay": 0.0}
+    with pytest.raises(HeadError, match="2 values of weight_decay were given and no validation pictures"):
+        _fit(task, weight_decay=[0, 0.1], lr=0.1)
+
+
+def test_sgd_learns_too(make_task, digits):
+    x_ND, y_N = digits
+    fitted = _fit(make_task(x_ND, y_N, n_val=200), optimizer="sgd", epochs=15, batch_size=32)
+    assert (fitted.val_scores.argmax(axis=1) == y_N[400:]).mean() > 0.9
+    assert fitted.chosen["optimizer"] == "sgd"
+    assert fitted.chosen["momentum"] == 0.9
+    assert len(fitted.trials) == 13
+
+
+def test_class_weights_move_the_threshold(make_task, blobs):
+    x_ND, y_N = blobs(300, 3, 2, spread=3.0)
+    rare = np.flatnonzero((y_N == 0) | (np.arange(300) % 10 == 1))
+    task = make_task(x_ND[rare], y_N[rare])
+    plain, balanced, named = (
+        _fit(task, lr=0.03, epochs=20, class_weight=weight).model.scores(x_ND)[:, 1].mean()
+        for weight in (None, "balanced", {"class 1": 50})
+    )
+    assert plain < 0.3
+    assert plain + 0.1 < balanced < named
+
+
+def test_refusals(make_task, blobs):
+    task = make_task(*blobs(40, 4, 2))
+    for settings, message in [
+        ({"optimizer": "adam"}, "optimizer of head linear is one of adamw, sgd, got 'adam'"),
+        ({"momentum": 0.9}, "momentum of head linear belongs to optimizer=sgd"),
+        ({"optimizer": "sgd", "momentum": 1}, "momentum of head linear takes a number below 1, got 1"),
+        ({"weight_decay": [0, -1]}, "weight_decay of head linear takes a number of at least 0, got -1"),
+        ({"weight_decay": []}, "weight_decay of head linear is an empty list"),
+        ({"class_weight": "heavy"}, "class_weight of head linear is balanced or weights by class name, got 'heavy'"),
+        ({"class_weight": {"cat": 2}}, "class_weight names 'cat', which is no class"),
+        ({"class_weight": {"class 0": 0, "class 1": 0}}, "class_weight is 0 for every class"),
+        ({"device": "tpu"}, "device of head linear is cpu or cuda, got 'tpu'"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            _fit(task, lr=0.1, epochs=1, **settings)
+    regression = make_task(task.train.features, np.arange(40, dtype=np.float32), target=Target.REGRESSION)
+    with pytest.raises(UsageError, match="class_weight is for target class, got target regression"):
+        _fit(regression, class_weight="balanced")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_said(make_task, blobs):
+    with pytest.raises(UsageError, match="torch finds no CUDA device: take device=cpu"):
+        _fit(make_task(*blobs(40, 4, 2)), device="cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_gives_what_the_cpu_gives(make_task, blobs):
+    task = make_task(*blobs(200, 8, 3), n_val=50)
+    cpu, cuda = (_fit(task, lr=[1e-3, 1e-2], epochs=5, device=device) for device in ("cpu", "cuda"))
+    np.testing.assert_allclose(cuda.val_scores, cpu.val_scores, atol=1e-4)
+
+
+def test_a_grid_that_is_too_large_for_memory_goes_in_parts(make_task, blobs, monkeypatch):
+    task = make_task(*blobs(60, 4, 2), n_val=20)
+    at_once = list(linear.attempts(task, Params("linear", GRID_2X2), task.train, task.val))
+    monkeypatch.setattr(linear, "_STATE_BYTES", 1)
+    in_parts = list(linear.attempts(task, Params("linear", GRID_2X2), task.train, task.val))
+    for one, other in zip(at_once, in_parts, strict=True):
+        assert one.settings == other.settings
+        np.testing.assert_allclose(one.scores, other.scores, rtol=1e-5)

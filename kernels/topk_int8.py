@@ -1,0 +1,152 @@
+"""The k largest inner products, found by 8-bit products and settled by float32 ones: exact, for CPUs with 8-bit units.
+
+# Q queries, N bank rows, D feature dim, B rows of a block, K results, M candidates of a block, m of one query
+
+    q = theta q8 + e_q,  b = beta b8 + e_b           q8, b8: whole numbers from -127 to 127
+
+    | q . b  -  theta beta (q8 . b8) |  <=  |q| |e_b| + |e_q| |b - e_b|         (Cauchy and Schwarz)
+
+The right side, its maximum over a tile of the bank, is known before any product. A bank row whose approximate product is
+more than that below what k others are sure to have cannot be among the k best; what is left, on features of networks
+about twice k rows of a bank of 20,000, is computed in float32. Rounding of float32 is in the bound. So the result is that of
+`tle.kernels.topk` up to the rounding of the similarities; equal bank rows give equal similarities, hence exact ties.
+
+The bank is the outer loop: each of its tiles is converted once for all queries, and no copy of the bank is kept.
+
+On one core with AVX512-VNNI (512 x 4,096, D = 1,280) an 8-bit product runs at 418 GOP/s, a float32 one at 91 to 105.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tle.kernels.gram import copy_rows
+
+QUERY_BLOCK = 512
+BANK_BLOCK = 4096
+# Rows that are left for float32, as a share of all: where the bound does not separate, plain float32 is faster.
+MOST_LEFT = 0.05
+_EPSILON = float(np.finfo(np.float32).eps)
+
+
+class _Rows:
+    """Rows as 8-bit numbers, each with its own step.
+
+    Attributes:
+        whole_ND: int8 (N, D).
+        step_N: float32 (N,).
+        error_N: float32 (N,), length of what the whole numbers miss, at least.
+        length_N: float32 (N,), length of the row, at least.
+    """
+
+    def __init__(self, x_ND: torch.Tensor, scratch_ND: torch.Tensor) -> None:
+        """Convert rows; the scratch, of their shape, is overwritten."""
+        least_N1, most_N1 = torch.aminmax(x_ND, dim=1, keepdim=True)
+        peak_N1 = torch.maximum(most_N1, -least_N1)
+        step_N1 = torch.where(peak_N1 > 0, peak_N1 / 127, 1.0)
+        torch.mul(x_ND, 1 / step_N1, out=scratch_ND)
+        self.whole_ND = scratch_ND.round_().to(torch.int8)
+        self.step_N = step_N1[:, 0].numpy()
+        slack = 1 + 2 * _EPSILON * x_ND.shape[1]  # the lengths are sums that are rounded too
+        self.length_N = torch.linalg.vector_norm(x_ND, dim=1).mul_(slack).numpy()
+        torch.addcmul(x_ND, scratch_ND, step_N1, value=-1, out=scratch_ND)
+        self.error_N = torch.linalg.vector_norm(scratch_ND, dim=1).mul_(slack).numpy()
+
+
+def topk_int8(
+    query_QD: NDArray[np.float32], bank_ND: NDArray[np.floating[Any]], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
+    """The k best bank rows of each query, as `tle.kernels.topk.topk_similarity` gives them.
+
+    Args:
+        query_QD: (Q, D), contiguous, finite.
+        bank_ND: (N, D) float16 or float32, finite.
+        k: at most N.
+
+    Returns:
+        Values and indices; None where the bound leaves more than `MOST_LEFT` of the bank, or something is not finite.
+    """
+    from tle.kernels.topk import from_keys, merge_keys, to_keys
+
+    n_queries, (n_bank, dim) = len(query_QD), bank_ND.shape
+    blocks = [slice(start, min(start + QUERY_BLOCK, n_queries)) for start in range(0, n_queries, QUERY_BLOCK)]
+    scratch_ND = torch.empty(max(QUERY_BLOCK, BANK_BLOCK), dim)
+    queries = [_Rows(torch.from_numpy(query_QD[block]), scratch_ND[: block.stop - block.start]) for block in blocks]
+    if not all(np.isfinite(own.length_N).all() for own in queries):
+        return None
+    best = [np.zeros((block.stop - block.start, k), np.uint64) for block in blocks]  # keys of lower bounds
+    found: list[list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]] = [[] for _ in blocks]
+    budget = MOST_LEFT * n_bank * n_queries
+    # Fresh arrays of this size would cost a page fault for every 4 KiB.
+    products, approximate = (
+        torch.empty(QUERY_BLOCK * BANK_BLOCK, dtype=torch.int32),
+        torch.empty(QUERY_BLOCK * BANK_BLOCK),
+    )
+    rows_BD = np.empty((min(BANK_BLOCK, n_bank), dim), np.float32)
+    for first in range(0, n_bank, BANK_BLOCK):
+        tile_BD = bank_ND[first : first + BANK_BLOCK]
+        if tile_BD.dtype != np.float32 or not (tile_BD.flags.c_contiguous and tile_BD.flags.writeable):
+            copy_rows(tile_BD, rows_BD[: len(tile_BD)])
+            tile_BD = rows_BD[: len(tile_BD)]
+        bank = _Rows(torch.from_numpy(tile_BD), scratch_ND[: len(tile_BD)])
+        most_missed, most_length = float(bank.error_N.max()), float(bank.length_N.max())
+        if not np.isfinite(most_length):
+            return None
+        for number, own in enumerate(queries):
+            shape = (len(own.step_N), len(tile_BD))
+            whole_BB, sims_BB = (
+                products[: shape[0] * shape[1]].view(shape),
+                approximate[: shape[0] * shape[1]].view(shape),
+            )
+            torch._int_mm(own.whole_ND, bank.whole_ND.t(), out=whole_BB)
+            torch.mul(whole_BB, torch.from_numpy(bank.step_N), out=sims_BB)
+            sims = sims_BB.numpy()
+            # In units of the query's step, as the approximate products are.
+            own_length_B, own_error_B = own.length_N / own.step_N, own.error_N / own.step_N
+            rounding_B = 4 * _EPSILON * dim * own_length_B * most_length
+            bound_B = own_length_B * most_missed + own_error_B * (most_length + most_missed) + rounding_B
+            if first:
+                least_B = from_keys(best[number].min(axis=1))[0] - bound_B
+            elif len(tile_BD) > k:
+                least_B = torch.topk(sims_BB, k, dim=1, sorted=False).values.amin(dim=1).numpy() - 2 * bound_B
+            else:
+                return None
+            entering_M = np.flatnonzero(sims >= least_B[:, None])
+            budget -= len(entering_M) if first else 0
+            if budget < 0:
+                return None
+            row_M, column_M = np.divmod(entering_M, len(tile_BD))
+            value_M = sims.reshape(-1)[entering_M]
+            # Of those that enter each has a bound of its own, which is less.
+            missed_M, length_M = bank.error_N[column_M], bank.length_N[column_M]
+            bound_M = own_length_B[row_M] * missed_M + own_error_B[row_M] * (length_M + missed_M) + rounding_B[row_M]
+            merge_keys(best[number], row_M, to_keys(value_M - bound_M, first + column_M))
+            found[number].append((row_M, first + column_M, value_M + bound_M))
+    values_QK, indices_QK = np.empty((n_queries, k), np.float32), np.empty((n_queries, k), np.int64)
+    for block, keys_BK, parts in zip(blocks, best, found, strict=True):
+        row_M, index_M, upper_M = (np.concatenate(part) for part in zip(*parts, strict=True))
+        left = upper_M >= from_keys(keys_BK.min(axis=1))[0][row_M]
+        row_M, index_M = row_M[left], index_M[left]
+        order_M = np.argsort(row_M, kind="stable")
+        ends_B = np.cumsum(np.bincount(row_M, minlength=len(keys_BK)))
+        for row, index_m in enumerate(np.split(index_M[order_M], ends_B[:-1])):
+            keys_m = to_keys(_products(bank_ND, index_m, query_QD[block.start + row]), index_m)
+            keys_m.partition(len(keys_m) - k)
+            keys_K = np.sort(keys_m[len(keys_m) - k :])[::-1]
+            values_QK[block.start + row], indices_QK[block.start + row] = from_keys(keys_K)
+    return (values_QK, indices_QK) if np.isfinite(values_QK).all() else None
+
+
+def _products(
+    bank_ND: NDArray[np.floating[Any]], index_m: NDArray[np.int64], query_D: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Products of some bank rows with a query, each summed in the same order: equal rows, equal products."""
+    rows_mD = bank_ND[index_m]
+    if rows_mD.dtype != np.float32:
+        converted_mD = np.empty(rows_mD.shape, np.float32)
+        copy_rows(rows_mD, converted_mD)
+        rows_mD = converted_mD
+    products_m: NDArray[np.float32] = np.einsum("md,d->m", rows_mD, query_D)
+    return products_m
