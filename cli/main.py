@@ -17,6 +17,8 @@ COMMANDS = {
     "extract": "Extract the features of every picture, once, into a cache.",
     "fit-head": "Fit a classifier on a cache, in seconds.",
     "evaluate": "Measure a head on a cache that it has not seen.",
+    "compare": "Say which backbone to use, from caches of the same pictures.",
+    "few-shot": "Say how much a few labelled pictures a class give.",
     "predict": "Classify new pictures.",
     "bench": "Say how fast extraction is here, and what holds it back.",
     "inspect": "Show what a cache or a head holds and where it came from.",

@@ -23,12 +23,15 @@ if TYPE_CHECKING:
     from tle.cache.merging import MergeResult, merge
     from tle.cache.verification import VerifyResult, verify
     from tle.classifier import Classifier, load_classifier
+    from tle.comparison import Comparison, Contender, compare
     from tle.doctor import Finding, examine
     from tle.evaluation import Evaluation, evaluate
     from tle.execution import Execution
     from tle.extraction import ExtractResult, extract
+    from tle.fewshot import FewShot, Shots, few_shot
     from tle.heads.fit import FitResult, fit_head
     from tle.heads.head import Head, load_head
+    from tle.heads.logistic_path import LogisticPath
     from tle.prediction import PredictResult, predict
     from tle.sources import Source, open_source
 
@@ -36,23 +39,30 @@ _HOMES = {
     "BenchResult": "tle.benchmark",
     "Cache": "tle.cache",
     "Classifier": "tle.classifier",
+    "Comparison": "tle.comparison",
+    "Contender": "tle.comparison",
     "ConvertResult": "tle.cache.conversion",
     "Evaluation": "tle.evaluation",
     "Execution": "tle.execution",
     "ExtractResult": "tle.extraction",
+    "FewShot": "tle.fewshot",
     "Finding": "tle.doctor",
     "FitResult": "tle.heads.fit",
     "Head": "tle.heads.head",
+    "LogisticPath": "tle.heads.logistic_path",
     "MergeResult": "tle.cache.merging",
     "PredictResult": "tle.prediction",
     "PreprocessOverrides": "tle.backbones.load",
+    "Shots": "tle.fewshot",
     "Source": "tle.sources",
     "VerifyResult": "tle.cache.verification",
     "bench": "tle.benchmark",
+    "compare": "tle.comparison",
     "convert": "tle.cache.conversion",
     "evaluate": "tle.evaluation",
     "examine": "tle.doctor",
     "extract": "tle.extraction",
+    "few_shot": "tle.fewshot",
     "fit_head": "tle.heads.fit",
     "list_layers": "tle.backbones.load",
     "load_backbone": "tle.backbones.load",
@@ -69,24 +79,31 @@ __all__ = [
     "BenchResult",
     "Cache",
     "Classifier",
+    "Comparison",
+    "Contender",
     "ConvertResult",
     "Evaluation",
     "Execution",
     "ExtractResult",
+    "FewShot",
     "Finding",
     "FitResult",
     "Head",
+    "LogisticPath",
     "MergeResult",
     "PredictResult",
     "PreprocessOverrides",
+    "Shots",
     "Source",
     "TleError",
     "VerifyResult",
     "bench",
+    "compare",
     "convert",
     "evaluate",
     "examine",
     "extract",
+    "few_shot",
     "fit_head",
     "list_layers",
     "load_backbone",
