@@ -29,6 +29,7 @@ PACKAGES = ("scikit-learn", "numpy", "scipy", "torch", "scikit-learn-intelex")
 _SOLVERS = ("scikit-learn", "numpy", "scipy")  # what kept values come from
 # Set by hand on some machines to help a BLAS of old; nobody's users have them. They must be gone before NumPy comes.
 NOT_INHERITED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+_PART = 5  # values of a reference that are run, and kept, together
 # A contestant whose first run took longer than this is not run again.
 LONG_S = 200.0
 
@@ -160,8 +161,9 @@ def stored(problem: str, job: FitJob, *, most: int | None = None) -> Outcome:
         kept = {value["c"]: Value(**value) for value in found["values"]}
     missing = [c for c in job.cs if c not in kept][:most]
     reason = None
-    # Cold fits know nothing of each other; the others go along their path in one process.
-    for part in [[c] for c in missing] if job.contestant == COLD else [missing] if missing else []:
+    # Cold fits know nothing of each other, and a reference is kept in parts; a warm path is one.
+    size = {COLD: 1, REFERENCE: _PART}.get(job.contestant, len(missing)) or 1
+    for part in [missing[first : first + size] for first in range(0, len(missing), size)]:
         done = run(replace(job, cs=part))
         reason = done.reason or reason
         if done.reason and job.contestant != REFERENCE:

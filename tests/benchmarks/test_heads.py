@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -146,11 +145,9 @@ def test_a_run_is_a_process_with_so_many_threads_and_a_limit(job: FitJob) -> Non
     assert (done.reason, done.seconds) == (None, sum(value.seconds for value in done.values))
     assert done.peak_mib > 50
     assert os.sched_getaffinity(0) == before
-    started = time.perf_counter()
     cut = head_races.run(replace(job, contestant=NEWTON_CG, cs=[1.0] * 15_000, limit_s=4))
     assert cut.reason == "not done after 4 s"
     assert 0 < len(cut.values) < 15_000
-    assert time.perf_counter() - started < 60
     with pytest.raises(ContestantError, match=r"^tle ended with status 1: .*none\.h5"):
         head_races.run(replace(job, cache=str(Path(job.cache).with_name("none.h5"))))
 
