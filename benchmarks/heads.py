@@ -12,6 +12,9 @@
 Features are those of `tle.benchmarks.head_problems`. Every run is a process of its own on as many cores as it has
 threads; contestants take turns and medians count. Objectives are float64 and compared with a long run of tle in float64
 whose own certificate says how good it is. How many times tle's seconds somebody took is taken round by round.
+
+scikit-learn-intelex takes part where `import sklearnex` works (its libraries may need LD_LIBRARY_PATH). Values that
+take long are kept in `head-races/` of the data folder, and run again once their file is deleted.
 """
 
 import argparse

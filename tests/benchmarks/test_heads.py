@@ -107,8 +107,9 @@ def test_everybody_ends_at_the_same_objective(job: FitJob, name: str) -> None:
         known = reference[value.c]
         assert known.gap is not None
         assert known.gap <= 1e-8 * known.objective
-        # Newton's own tolerance is the loosest; nobody is below the optimum.
-        assert -1e-12 <= value.objective / known.objective - 1 <= 2e-5
+        # Nobody is below what the reference proves of the optimum, and nobody stops far above it.
+        assert value.objective >= known.objective - known.gap - 1e-14
+        assert value.objective / known.objective - 1 <= 2e-5
         assert value.seconds > 0
         assert 0 <= value.accuracy <= 1
         assert (value.gap is not None) == name.startswith("tle")
