@@ -28,6 +28,7 @@ from tle.heads.exact.design import Design
 from tle.heads.exact.objective import Targets, xent_double
 
 _CENTRING_STEPS = 5
+_STREAMED_STEPS = 3  # half a pass each
 _SMALL_STEP = 1e-6
 _KEPT_BLOCK = 2**18
 
@@ -74,7 +75,7 @@ def certify(
         intercept: whether intercepts are free.
 
     Returns:
-        The certificate, from one pass in float64, or one and a half where logits cannot be kept.
+        The certificate, from one pass in float64, or up to two and a half where logits cannot be kept.
     """
     problems, outputs, dim = weight_LKD.shape
     logits = _Logits(design, np.ascontiguousarray(weight_LKD.reshape(-1, dim).T))
@@ -142,7 +143,7 @@ class _Logits:
 def _centre(logits: _Logits, targets: Targets, bias_LK: NDArray[np.float64]) -> NDArray[np.float64]:
     """Intercepts for which the probabilities sum to the labels, as nearly as a few steps get there."""
     problems, outputs = bias_LK.shape
-    for _ in range(_CENTRING_STEPS if logits.kept_NM is not None else 1):
+    for _ in range(_CENTRING_STEPS if logits.kept_NM is not None else _STREAMED_STEPS):
         delta_LK = np.zeros((problems, outputs))
         hessian_LKK = np.zeros((problems, outputs, outputs))
         for positions, r_BM in logits.values(bias_LK):

@@ -34,6 +34,7 @@ _DOUBLE_NOISE = 1e-13
 _FOCUS_FROM = 2000
 _FOCUS_BELOW = 0.5
 _FOCUS_STEPS = 12
+_FOCUS_VALUES = 2**27  # their copy is at most 512 MiB of float32
 _FOCUS_KEPT = 5e-4
 _LEAST_REACH = 0.02
 # Multiply-adds of passes that one of the curvature's is worth, passes being slower; the first bound is soon worth less.
@@ -151,7 +152,8 @@ class Solver:
                 return
             self._refresh(state, active)
             rows = _decisive(self._unsure_N) if focusing and self._refreshes else None
-            if rows is None or len(rows) > _FOCUS_BELOW * len(self.design):
+            many = rows is not None and len(rows) * self.design.dim > _FOCUS_VALUES
+            if rows is None or many or len(rows) > _FOCUS_BELOW * len(self.design):
                 history.append(self._step(state, active, self.evaluate))
             else:
                 focusing = self._focus(state, active, rows, history)
