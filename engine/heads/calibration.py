@@ -120,7 +120,8 @@ def apply_temperature(model: Model, found: Calibration, kind: str) -> tuple[Mode
         # A class without a picture stays where nothing can choose it.
         absent = (model.bias_K == np.float32(ABSENT_LOGIT)) & ~model.weight_KD.any(axis=1)
         bias_K[absent & (model.link is Link.SOFTMAX)] = ABSENT_LOGIT
-        return make_affine(weight_KD, bias_K, model.link), replace(found, applied=True), ()
+        tempered_layer = make_affine(weight_KD, bias_K, model.link, unit_rows=model.unit_rows)
+        return tempered_layer, replace(found, applied=True), ()
     if isinstance(model, Estimator):
         tempered = replace(model, temperature=model.temperature * t)
         return tempered, replace(found, applied=True), ()

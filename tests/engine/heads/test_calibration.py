@@ -7,6 +7,7 @@ from tle.enums import Target
 from tle.heads.affine import ABSENT_LOGIT, Affine, Link
 from tle.heads.calibration import apply_temperature, calibrate, own_temperature
 from tle.heads.estimator import log_probability
+from tle.heads.fit import fit_head
 
 
 def _softmax(z):
@@ -89,3 +90,14 @@ def test_a_layer_takes_the_temperature_and_absent_classes_stay_absent():
     assert mended.bias_K[1] == ABSENT_LOGIT
     assert found.applied
     assert notes == ()
+
+
+def test_a_layer_on_rows_of_unit_length_stays_one(make_cache, blobs):
+    cache = make_cache(*blobs(90, 6, 3, spread=2.0))
+    plain, tempered = (
+        fit_head(cache, params={"C": 0.1, "scale": "l2"}, calibrate=calibrated).head for calibrated in (False, True)
+    )
+    assert tempered.fit["calibration"]["applied"]
+    x_ND = np.asarray(cache.features)
+    logits = np.log(plain.predict(x_ND).astype(np.float64)) / tempered.fit["calibration"]["temperature"]
+    np.testing.assert_allclose(tempered.predict(x_ND), _softmax(logits), atol=1e-5)
