@@ -24,8 +24,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tle.benchmarks import head_stream, report
 from tle.benchmarks.contestants import prepare
 from tle.benchmarks.head_contestants import (
@@ -45,9 +43,9 @@ from tle.benchmarks.head_contestants import (
 from tle.benchmarks.head_problems import PROBLEMS
 from tle.benchmarks.head_races import Outcome, median_s, ratio, run, say, stored, take_turns, versions
 from tle.benchmarks.registries import data_folder
+from tle.heads.logistic import GRID
 
 RACES = ("lambda", "path", "stream")
-GRID = tuple(float(c) for c in 10 ** np.linspace(-6, 5, 45))
 DECADE = 4  # steps of the grid
 # Where to look besides: as good as separable.
 ALSO = {"fashion": (1.0,)}

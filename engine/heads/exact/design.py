@@ -93,8 +93,6 @@ class Design:
             raw_BD = self.features[positions if self.rows is None else self._span(positions)]
             z_BD = buffer_BD[: len(raw_BD)]
             if raw_BD.dtype == np.float16:
-                if not raw_BD.flags.writeable:  # torch warns of read-only memory, though nothing writes here
-                    raw_BD = raw_BD.view()
                 torch.from_numpy(z_BD).copy_(_as_tensor(raw_BD))
             else:
                 z_BD[...] = raw_BD

@@ -47,6 +47,7 @@ class Preconditioner:
         dense: Hessian of the R leading directions and the intercept, (K (R + 1))^2, or None.
         directions: R.
         intercept: whether there is one.
+        unit: what a share of 1 is worth for the intercept: h.
         factors: Cholesky factors by lambda, made when they are first needed.
     """
 
@@ -58,7 +59,8 @@ class Preconditioner:
     dense: NDArray[np.float64] | None
     directions: int
     intercept: bool
-    factors: dict[Any, Any] = field(default_factory=dict)
+    unit: float
+    factors: dict[float, Any] = field(default_factory=dict)
 
     def apply(
         self, grad_LKD: NDArray[Any], grad_LK: NDArray[Any], lambda_L: NDArray[np.float64]
@@ -86,7 +88,7 @@ class Preconditioner:
                 if self.intercept:
                     bias_LK[index] = found[:, r]
         elif self.intercept:
-            shares_K = np.where(self.shares_K > 0, self.shares_K, np.inf) * self._unit
+            shares_K = np.where(self.shares_K > 0, self.shares_K, np.inf) * self.unit
             bias_LK[...] = (grad_LK @ self.mixing_KK / shares_K) @ self.mixing_KK.T
         step = (step.reshape(-1, dim) @ self.basis_DD.T).reshape(problems, outputs, dim)
         if self.intercept:
@@ -95,14 +97,8 @@ class Preconditioner:
 
     def astype(self, dtype: Any) -> "Preconditioner":
         """The same in another type."""
-        kept = {"unit": self.factors["unit"]}
         cast = [array.astype(dtype) for array in (self.centre_D, self.basis_DD, self.mixing_KK)]
-        return replace(self, centre_D=cast[0], basis_DD=cast[1], mixing_KK=cast[2], factors=kept)
-
-    @property
-    def _unit(self) -> float:
-        """What a share of 1 is worth for the intercept: h, kept as the last entry of the curvature's scale."""
-        return float(self.factors["unit"])
+        return replace(self, centre_D=cast[0], basis_DD=cast[1], mixing_KK=cast[2], factors={})
 
     def _factor(self, strength: float) -> Any:
         """Cholesky factor of the dense block at one lambda, in the type of the basis."""
@@ -141,11 +137,11 @@ def bound(z_MD: NDArray[Any], share_M: NDArray[np.float64], outputs: int, *, int
     centre_D, basis_DD, values_D = _decompose(z_MD, share_M, intercept=intercept)
     if outputs == 1:
         return Preconditioner(centre_D, basis_DD, values_D, np.ones((1, 1), z_MD.dtype), np.array([0.25]), None, 0,
-                              intercept, {"unit": 1.0})  # fmt: skip
+                              intercept, 1.0)  # fmt: skip
     shares_K, mixing_KK = np.linalg.eigh((np.eye(outputs) - 1 / outputs) / 2)
     shares_K[0] = 0.0
     return Preconditioner(centre_D, basis_DD, values_D, mixing_KK.astype(z_MD.dtype), shares_K, None, 0, intercept,
-                          {"unit": 1.0})  # fmt: skip
+                          1.0)  # fmt: skip
 
 
 def two_level(
@@ -165,11 +161,11 @@ def two_level(
         shares_K, mixing_KK = np.linalg.eigh(confusion_KK)
         shares_K = np.where(shares_K > 1e-9 * shares_K.max(), shares_K, 0.0)
     dense, r = None, 0
-    if (outputs <= MAX_DENSE // (_MIN_DIRECTIONS + 1) and outputs > 1) or outputs == 1:
+    if outputs <= MAX_DENSE // (_MIN_DIRECTIONS + 1):
         r = min(dim, MAX_DENSE // outputs - 1)
         dense = _dense(z_MD, centre_D, basis_DD[:, :r], share_M, p_MK, intercept=intercept)
     return Preconditioner(centre_D, basis_DD, values_D, mixing_KK.astype(z_MD.dtype), shares_K, dense, r, intercept,
-                          {"unit": total})  # fmt: skip
+                          total)  # fmt: skip
 
 
 def _decompose(

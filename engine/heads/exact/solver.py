@@ -129,7 +129,7 @@ class Solver:
     def _polish(self, state: State) -> list[Solution]:
         """Go on in float64, for tolerances that float32 cannot reach."""
         single, curvature = self.design, self.preconditioner
-        self.design = replace(single, features=single.features, dtype=np.dtype(np.float64))
+        self.design = replace(single, dtype=np.dtype(np.float64))
         self.preconditioner = None if curvature is None else curvature.astype(np.float64)
         pairs = [(s.astype(np.float64), y.astype(np.float64), keep) for s, y, keep in state.pairs]
         weight = state.weight_LKD.astype(np.float64)
@@ -180,7 +180,8 @@ class Solver:
         self, state: State, active: NDArray[np.int64], rows: NDArray[np.int64], history: list[NDArray[np.float64]]
     ) -> bool:
         """Some steps on the decisive rows, then a pass over all; False where they led nowhere."""
-        before, surrogate = state.copy(), self._surrogate(state, rows)
+        before = state.copy()
+        surrogate = self._surrogate(before, rows)
         recent: list[NDArray[np.float64]] = []
         for _ in range(self._focus_steps):
             inner = np.intersect1d(self._unfinished(state, recent), active)
@@ -221,19 +222,17 @@ class Solver:
         return reach_L
 
     def _surrogate(
-        self, state: State, rows: NDArray[np.int64]
+        self, before: State, rows: NDArray[np.int64]
     ) -> Callable[[NDArray[np.int64], NDArray[Any], NDArray[Any]], Evaluation]:
-        """The loss with all rows but `rows` taken as linear around `state`."""
-        before = state.copy()
+        """The loss with all rows but `rows` taken as linear around `before`, which is left alone."""
         few = Design(self.design.take(rows), None, None, None, self.design.dtype)
         targets = Targets(self.targets.labels[rows], self.targets.weight_N[rows], self.targets.outputs)
         share = len(rows) / len(self.design)
         w0, b0 = before.weight_LKD, before.bias_LK
-        everything = np.arange(len(state.lambda_L))
         here = evaluate(few, targets, w0, b0)
         rest_loss = before.at.loss_L - here.loss_L
         rest_w, rest_b = before.at.grad_LKD - here.grad_LKD, before.at.grad_LK - here.grad_LK
-        self._passes_L[everything] += share
+        self._passes_L += share
 
         def surrogate(problems: NDArray[np.int64], weight: NDArray[Any], bias: NDArray[Any]) -> Evaluation:
             found = evaluate(few, targets.of(problems), weight, bias)
