@@ -1,0 +1,1 @@
+"""Fine-tuning: the fitted head first, then the backbone slowly, layer by layer. Nothing here knows the cache."""
