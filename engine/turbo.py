@@ -28,7 +28,7 @@ from tle.pillow import decoding, load_plugins
 from tle.preprocess import Preprocess
 from tle.resampling import Window, crop_window, is_thin, output_array, resized_size
 
-__all__ = ["load"]
+__all__ = ["ask_orientation", "load", "stored_windows", "turned"]
 
 
 def load(
@@ -51,7 +51,7 @@ def load(
     header = jpeg.read_header(data)
     if header is None or not 0 < header.height * header.width <= max_pixels:
         return None
-    orientation = header.orientation if header.orientation is not None else _ask_pillow(data, max_pixels)
+    orientation = header.orientation if header.orientation is not None else ask_orientation(data, max_pixels)
     if orientation is None:
         return None
     turn = turn_of(orientation)
@@ -68,7 +68,7 @@ def load(
     target = out[rows.target : rows.target + rows.length, columns.target : columns.target + columns.length]
     if target.shape != out.shape:
         out[...] = 0
-    stored_size, stored_rows, stored_columns = _stored(size, rows, columns, turn)
+    stored_size, stored_rows, stored_columns = stored_windows(size, rows, columns, turn)
     scale = 1 if size == upright else jpeg.denominator(*stored, stored_size)
     pixels = jpeg.decode(data, header, scale)
     if pixels is None:
@@ -83,11 +83,11 @@ def load(
             )
         except (MemoryError, RuntimeError):  # the latter is what torch says when memory runs out
             return None
-    target[...] = _turned(window, turn)
+    target[...] = turned(window, turn)
     return out
 
 
-def _ask_pillow(data: bytes, max_pixels: int) -> int | None:
+def ask_orientation(data: bytes, max_pixels: int) -> int | None:
     """The orientation by Pillow, where metadata is out of the ordinary; None where Pillow does not open the file."""
     load_plugins()
     try:
@@ -98,7 +98,9 @@ def _ask_pillow(data: bytes, max_pixels: int) -> int | None:
         return None
 
 
-def _stored(size: tuple[int, int], rows: Window, columns: Window, turn: Turn) -> tuple[tuple[int, int], Window, Window]:
+def stored_windows(
+    size: tuple[int, int], rows: Window, columns: Window, turn: Turn
+) -> tuple[tuple[int, int], Window, Window]:
     """Resized size and windows on the axes of the picture as it is stored, from those of the upright one."""
     if turn.mirror_rows:
         rows = Window(size[0] - rows.source - rows.length, 0, rows.length)
@@ -107,7 +109,7 @@ def _stored(size: tuple[int, int], rows: Window, columns: Window, turn: Turn) ->
     return (size[::-1], columns, rows) if turn.swap else (size, rows, columns)
 
 
-def _turned(window: NDArray[np.uint8], turn: Turn) -> NDArray[np.uint8]:
+def turned(window: NDArray[np.uint8], turn: Turn) -> NDArray[np.uint8]:
     """A view of the window, upright."""
     if turn.swap:
         window = window.swapaxes(0, 1)

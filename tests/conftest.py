@@ -16,7 +16,7 @@ def own_cache_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyte
     monkeypatch.setenv("TLE_CACHE", str(tmp_path_factory.mktemp("tle-cache")))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_images() -> Callable[..., Path]:
     """A function that writes small pictures into class folders.
 
@@ -51,6 +51,62 @@ def make_images() -> Callable[..., Path]:
                     pixels = np.clip(colour + noise + rng.normal(0, 8), 0, 255).astype(np.uint8)
                     Image.fromarray(pixels).save(folder / f"{index:03d}{suffix}")
         return root
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_finetuned() -> Callable[..., Path]:
+    """A function that writes a fine-tuned classifier as a training would, without one.
+
+    make_finetuned(path, classes, backbone="torchvision/squeezenet1_1", weights="none", crop=32, decoder=None, **parts)
+
+    `parts` are those of the `Bundle`. The backbone's weights are moved a little, and a random linear head sees features of
+    about unit size. Returns `path`.
+    """
+
+    def make(path, classes, *, backbone="torchvision/squeezenet1_1", weights=None, crop=32, decoder=None, **parts):
+        import torch
+
+        from tle.backbones.backbone import digest_state
+        from tle.backbones.load import PreprocessOverrides, load_backbone
+        from tle.bundle import Bundle, state_arrays, write_bundle
+        from tle.cache import fingerprint
+        from tle.enums import Target
+        from tle.heads.affine import Affine, Link
+        from tle.heads.head import Head
+        from tle.identity import feature_spec, finetuned_spec
+        from tle.images import FAST_DECODER
+
+        base = load_backbone(
+            backbone,
+            weights=weights or ("none" if "/" in backbone else "DEFAULT"),
+            overrides=PreprocessOverrides(resize=crop + crop // 4, crop=crop),
+        )
+        before = feature_spec(base, decoder=decoder or FAST_DECODER, precision="float32")
+        generator = torch.Generator().manual_seed(1)
+        noise = torch.randint(0, 2, (8, 3, crop, crop), generator=generator) * 2.0 - 1.0
+        with torch.no_grad():
+            for parameter in base.module.parameters():
+                parameter.add_(0.2 * parameter.std(correction=0) * torch.randn(parameter.shape, generator=generator))
+            features = base.module(noise)
+        spec = finetuned_spec(before, digest_state(base.module.state_dict(), base.code))
+        weight = np.random.default_rng(2).normal(size=(len(classes), base.dim)) / (
+            base.dim**0.5 * float(features.std())
+        )
+        head = Head(
+            kind="fine-tuned",
+            target=Target.CLASS,
+            classes=tuple(classes),
+            dim=base.dim,
+            fingerprint=fingerprint(spec),
+            spec=spec,
+            fit={},
+            fit_digests=np.array([1, 2, 3], np.uint64),
+            model=Affine(weight.astype(np.float32), np.zeros(len(classes), np.float32), Link.SOFTMAX),
+        )
+        bundle = Bundle(head=head, state=state_arrays(base.module), base=before["backbone"], **parts)
+        return write_bundle(path, bundle)
 
     return make
 
