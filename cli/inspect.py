@@ -5,21 +5,23 @@ from pathlib import Path
 from typing import Any
 
 import tle
+from tle.bundle import is_bundle, read_bundle
 from tle.cli.output import Json, print_json, print_mapping, print_table
 from tle.errors import UsageError
+from tle.heads.head import load_head
 
 
 def inspect(file: Path, /, *, failures: bool = False, json: Json = False) -> None:
-    """Show what a cache or a head holds and where it came from.
+    """Show what a cache, a head or a classifier holds and where it came from.
 
     Args:
-        file: A cache (NAME.h5) or a head (NAME.head).
+        file: A cache (NAME.h5), a head (NAME.head) or a classifier (NAME.tle).
         failures: List every picture that has no features, with the reason.
     """
     if _is_zip(file):
         if failures:
-            raise UsageError(f"--failures goes with a cache, {file} is a head")
-        _show(tle.load_head(file).summary(), json=json)
+            raise UsageError(f"--failures goes with a cache, {file} is none")
+        _show((read_bundle(file) if is_bundle(file) else load_head(file)).summary(), json=json)
         return
     cache = tle.open_cache(file)
     if failures:

@@ -8,7 +8,7 @@ from tle.cli.output import Json, Output, print_json
 
 
 def predict(
-    head: Path,
+    classifier: Path,
     images: Path,
     /,
     *,
@@ -20,12 +20,12 @@ def predict(
     overwrite: bool = False,
     json: Json = False,
 ) -> None:
-    """Classify new pictures with a head and the backbone that it was fitted on.
+    """Classify new pictures with a head and the backbone that it was fitted on, or with a classifier that holds both.
 
     Writes one row a picture, in order, while it runs; a bad picture has its reason in the column error.
 
     Args:
-        head: A head written by tle fit-head.
+        classifier: A head (NAME.head) or a classifier (NAME.tle).
         images: A folder or a manifest.
         output: The file to write, NAME.csv or NAME.parquet.
         top_k: Classes a picture, the likeliest first.
@@ -34,7 +34,7 @@ def predict(
         overwrite: Replace an existing file.
     """
     result = tle.predict(
-        head,
+        classifier,
         images,
         output,
         top_k=top_k,

@@ -1,6 +1,6 @@
 """Backbone and head as one: pictures in, classes out.
 
-# G good pictures of a batch, C classes
+# G good pictures of a batch, D feature dim, C classes
 """
 
 from collections.abc import Callable, Iterator
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tle.errors import FingerprintError, UsageError
+from tle.errors import FingerprintError, HeadError, UsageError, one_line
 from tle.execution import Execution
+from tle.identity import FINETUNED
 from tle.images import DECODERS, EXACT_DECODER, GPU_DECODER
 from tle.pipeline import Decoding, Failure, run
 from tle.preprocess import Preprocess
@@ -20,6 +21,7 @@ from tle.sources import Source, open_source
 
 if TYPE_CHECKING:
     from tle.backbones.backbone import Backbone
+    from tle.bundle import Bundle
     from tle.heads.head import Head
     from tle.tuning.choice import Choice
 
@@ -32,11 +34,15 @@ class Predictions:
         indices: (G,) int64 rows of the good pictures, ascending.
         scores: (G, C) float32 probabilities, or (G,) float32 values of a regression.
         failures: the other rows, with their reasons.
+        features: (G, D) float32, what the scores were made of.
+        digests: (G,) uint64 digests of the good pictures.
     """
 
     indices: NDArray[np.int64]
     scores: NDArray[np.float32]
     failures: tuple[Failure, ...]
+    features: NDArray[np.float32]
+    digests: NDArray[np.uint64]
 
 
 class Classifier:
@@ -105,14 +111,14 @@ class Classifier:
         for batch in batches:
             features = batch.features if len(batch.indices) else np.zeros((0, self.head.dim), np.float32)
             scores = self.head.predict(features)
-            yield Predictions(batch.indices, scores, batch.failures)
+            yield Predictions(batch.indices, scores, batch.failures, features, batch.digests)
 
 
 def load_classifier(path: str | Path, *, weights: str | None = None, execution: Execution | None = None) -> Classifier:
-    """Load a head and the backbone that it names.
+    """Load a head and the backbone that it names, or a classifier that brings its own.
 
     Args:
-        path: a head written by `tle.fit_head`.
+        path: a head written by `tle.fit_head`, or a classifier written by `tle.finetune` or `tle.export`.
         weights: where the backbone's weights are now; None looks where they were at the time of the extraction.
         execution: how to run the backbone; None leaves all of it to measurement.
 
@@ -120,16 +126,72 @@ def load_classifier(path: str | Path, *, weights: str | None = None, execution: 
         The classifier.
 
     Raises:
-        HeadError: the file is no head, or damaged.
+        HeadError: the file is no head or classifier, or damaged.
         BackboneError: the backbone or its weights cannot be loaded.
         FingerprintError: the weights are not those that the head was fitted on, or this version of tle decodes pictures
             differently.
-        UsageError: the head says nothing about a backbone.
+        UsageError: the head says nothing about a backbone, or weights are named for a classifier that holds its own.
     """
-    from tle.backbones.load import load_backbone
-    from tle.heads.head import load_head
+    from tle.bundle import read_classifier
 
-    head = load_head(path)
+    return make_classifier(read_classifier(path), Path(path), weights=weights, execution=execution)
+
+
+def make_classifier(
+    bundle: "Bundle", path: Path, *, weights: str | None = None, execution: Execution | None = None
+) -> Classifier:
+    """What `load_classifier` makes of a file that was read already.
+
+    Args:
+        bundle: the content of the file.
+        path: the file, for messages.
+        weights: as for `load_classifier`, like what follows and what is raised.
+        execution: how to run the backbone.
+    """
+    from tle.backbones.finetuned import load_finetuned
+    from tle.backbones.load import load_backbone
+
+    head = bundle.head
+    recorded, preprocess = check_recorded(head, path)
+    if bundle.state is not None and bundle.base is not None:
+        if weights is not None:
+            raise UsageError(f"{path} holds the weights of its backbone, which was fine-tuned: leave --weights out")
+        backbone = load_finetuned(recorded, bundle.base, bundle.state, preprocess, origin=path)
+        return Classifier(head, backbone, execution or Execution())
+    if recorded["weights"] == FINETUNED:
+        raise HeadError(
+            f"{path} is the head of a fine-tuned backbone without its weights: take the .tle that was written with it"
+        )
+    backbone = load_backbone(
+        recorded["name"],
+        weights=weights or recorded["weights"],
+        layer=recorded["layer"],
+        pool=recorded["pool"],
+        overrides=preprocess,
+    )
+    if backbone.weights_digest != recorded["weights_digest"]:
+        raise FingerprintError(
+            f"{path} was fitted on weights with digest {recorded['weights_digest']}, {weights or recorded['weights']} of "
+            f"{recorded['name']} has {backbone.weights_digest}: pass --weights with the file that was used"
+        )
+    return Classifier(head, backbone, execution or Execution())
+
+
+def check_recorded(head: "Head", path: Path) -> tuple[dict[str, str], Preprocess]:
+    """What a head says about its backbone and preprocessing, shown to be enough to load them.
+
+    Args:
+        head: the head.
+        path: its file, for messages.
+
+    Returns:
+        The backbone as `Backbone.spec` describes one, and the preprocessing.
+
+    Raises:
+        UsageError: it names no backbone that tle could run on pictures.
+        FingerprintError: this version of tle decodes pictures differently.
+        HeadError: the description is damaged.
+    """
     recorded = head.spec.get("backbone")
     if not recorded or "name" not in recorded:
         raise UsageError(f"{path} does not say which backbone made its features: fit it on a cache of tle extract")
@@ -143,16 +205,12 @@ def load_classifier(path: str | Path, *, weights: str | None = None, execution: 
             f"{path} was fitted on pictures decoded by {head.spec.get('decoder')!r}, this version of tle has "
             f"{' and '.join(map(repr, DECODERS))}: extract and fit again"
         )
-    backbone = load_backbone(
-        recorded["name"],
-        weights=weights or recorded["weights"],
-        layer=recorded["layer"],
-        pool=recorded["pool"],
-        overrides=Preprocess.from_dict(head.spec["preprocess"]),
-    )
-    if backbone.weights_digest != recorded["weights_digest"]:
-        raise FingerprintError(
-            f"{path} was fitted on weights with digest {recorded['weights_digest']}, {weights or recorded['weights']} of "
-            f"{recorded['name']} has {backbone.weights_digest}: pass --weights with the file that was used"
-        )
-    return Classifier(head, backbone, execution or Execution())
+    for key in ("name", "weights", "weights_digest", "layer", "pool"):
+        if not isinstance(recorded.get(key), str):
+            raise HeadError(
+                f"{path} is damaged: its backbone's {key} should be a text, found {recorded.get(key)!r:.40}"
+            )
+    try:
+        return dict(recorded), Preprocess.from_dict(head.spec["preprocess"])
+    except (UsageError, KeyError, TypeError) as error:
+        raise HeadError(f"{path} is damaged: its preprocessing cannot be used ({one_line(error)})") from error

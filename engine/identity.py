@@ -11,6 +11,9 @@ from tle.images import EXACT_DECODER
 if TYPE_CHECKING:
     from tle.backbones.backbone import Backbone
 
+# Where the weights of a fine-tuned backbone come from: not from a name or a file, but from the classifier itself.
+FINETUNED = "fine-tuned"
+
 
 def feature_spec(backbone: "Backbone", *, decoder: str, precision: str) -> dict[str, Any]:
     """What defines the features of `backbone`: the JSON-able object behind a cache's fingerprint.
@@ -27,6 +30,21 @@ def feature_spec(backbone: "Backbone", *, decoder: str, precision: str) -> dict[
         "decoder": decoder,
         "precision": precision,
     }
+
+
+def finetuned_spec(base_spec: Mapping[str, Any], weights_digest: str, *, precision: str = "float32") -> dict[str, Any]:
+    """What defines the features of a backbone that was fine-tuned; `tle.cache.fingerprint` makes its identity of it.
+
+    Args:
+        base_spec: what `feature_spec` said before the fine-tuning, as a cache or a head has it.
+        weights_digest: `tle.backbones.backbone.digest_state` of the module's state dict now, with `Backbone.code`.
+        precision: what the features were computed in when the head was trained on them.
+
+    Returns:
+        The same architecture, layer, pooling, preprocessing and decoder, with other weights.
+    """
+    backbone = {**base_spec["backbone"], "weights": FINETUNED, "weights_digest": weights_digest}
+    return {**base_spec, "backbone": backbone, "precision": precision}
 
 
 def spec_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:

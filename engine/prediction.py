@@ -62,7 +62,7 @@ def predict(
     picture has none of these.
 
     Args:
-        head: a head written by `tle.fit_head`.
+        head: the file of a head, or of a classifier that holds its backbone.
         images: a folder or manifest.
         output: `NAME.csv` or `NAME.parquet`.
         top_k: classes a picture, the likeliest first.

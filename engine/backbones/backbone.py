@@ -49,6 +49,7 @@ class Backbone:
         module: in eval mode; normalised float32 (B, 3, H, W) -> float32 (B, D).
         onnx: the ONNX graph to run instead of a module.
         notes: one-line facts that the user has to be told (dropped keys, random weights).
+        code: source files that count in the digest, of a network of the user's own.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Backbone:
     module: "nn.Module | None" = None
     onnx: OnnxGraph | None = None
     notes: tuple[str, ...] = ()
+    code: tuple[Path, ...] = ()
 
     def spec(self) -> dict[str, Any]:
         """The JSON-able description that goes into a cache and into a head."""

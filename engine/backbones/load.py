@@ -86,7 +86,8 @@ def load_backbone(
     overrides = overrides or PreprocessOverrides()
     if name.startswith("onnx:"):
         return _load_onnx(name, weights, layer, pool, overrides)
-    loaded = _load_module(name, weights, assumed=isinstance(overrides, PreprocessOverrides))
+    crop = overrides.crop if isinstance(overrides, Preprocess) else None
+    loaded = _load_module(name, weights, assumed=isinstance(overrides, PreprocessOverrides), crop=crop)
     preprocess = _preprocess(loaded.preprocess, overrides)
     module, where, kind, dim, notes = _cut(name, loaded, layer, pool, preprocess)
     notes += _padding_note(preprocess, overrides)
@@ -101,6 +102,7 @@ def load_backbone(
         preprocess=preprocess,
         module=module,
         notes=loaded.notes + notes,
+        code=loaded.code,
     )
 
 
@@ -152,12 +154,13 @@ def _padding_note(preprocess: Preprocess, overrides: PreprocessOverrides | Prepr
     return (f"pictures are resized to {resized} and padded with black to {crop[0]}x{crop[1]}: give {flag}{also}",)
 
 
-def _load_module(name: str, weights: str, *, assumed: bool = True) -> "Loaded":
+def _load_module(name: str, weights: str, *, assumed: bool = True, crop: tuple[int, int] | None = None) -> "Loaded":
+    """The whole network, with the preprocessing of its weights; without weights it may be built for another `crop`."""
     from tle.backbones import functions, timm_models, torchvision_models
 
     provider, _, model = name.partition("/")
     if provider == "torchvision" and model:
-        return torchvision_models.load(model, weights)
+        return torchvision_models.load(model, weights, crop=crop)
     if provider == "timm" and model:
         return timm_models.load(model, weights)
     if ":" in name and "/" not in name:

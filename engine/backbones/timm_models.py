@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from tle.backbones import checkpoint
 from tle.backbones.efficientnet_lite import map_lite_keys, uses_lite_keys
 from tle.backbones.network import require_network
-from tle.backbones.torchvision_models import RANDOM_SEED, Loaded
+from tle.backbones.torchvision_models import RANDOM_NOTE, RANDOM_SEED, Loaded
 from tle.errors import BackboneError, MissingPackageError, one_line
 from tle.names import list_near_names
 from tle.preprocess import Preprocess
@@ -72,7 +72,7 @@ def load(name: str, weights: str) -> Loaded:
         )
         recorded = checkpoint.recorded_name(weights)
     elif weights == "none":
-        notes = (f"random weights (seed {RANDOM_SEED}): these features are a baseline, not a pretrained backbone's",)
+        notes = (RANDOM_NOTE,)
         recorded = "none"
     else:
         recorded = str(config.get("tag") or "DEFAULT")

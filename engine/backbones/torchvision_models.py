@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 RANDOM_SEED = 0
+RANDOM_NOTE = f"random weights (seed {RANDOM_SEED}): these features are a baseline, not a pretrained backbone's"
 # Both were ported from TensorFlow with their input scaling built in; torchvision's enums switch it on.
 _TRANSFORM_INPUT = ("googlenet", "inception_v3")
 
@@ -51,12 +52,13 @@ def names() -> list[str]:
     return sorted(torchvision.models.list_models(module=torchvision.models))
 
 
-def load(name: str, weights: str) -> Loaded:
+def load(name: str, weights: str, *, crop: tuple[int, int] | None = None) -> Loaded:
     """Build `name` and give it `weights`.
 
     Args:
         name: a torchvision classification model.
         weights: an enum member's name, "DEFAULT", "none", or a file as `checkpoint.resolve` takes it.
+        crop: (height, width) of its input, where it has no weights ("none") that settle it.
 
     Returns:
         The network, its classifying layer replaced by the identity.
@@ -97,27 +99,29 @@ def load(name: str, weights: str) -> Loaded:
         # Seeded apart from the caller's generator, so that the same command gives the same features.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(RANDOM_SEED)
-            model = _build(name, enum.DEFAULT)
+            model = _build(name, enum.DEFAULT, crop)
         member, recorded = enum.DEFAULT, "none"
-        notes = (f"random weights (seed {RANDOM_SEED}): these features are a baseline, not a pretrained backbone's",)
+        notes = (RANDOM_NOTE,)
     else:
         member = _member(enum, name, weights)
         _fetch(member)
         model, recorded = torchvision.models.get_model(name, weights=member).eval(), member.name
     preprocess = _preprocess(member)
+    if recorded == "none" and crop is not None:
+        preprocess = preprocess.replace(crop=crop)
     cut, _ = cut_classifier(model, probe_images(preprocess.crop))
     return Loaded(model=model, weights=recorded, preprocess=preprocess, notes=notes, cut=cut)
 
 
-def _build(name: str, member: Any) -> "nn.Module":
-    """The network as `member` wants it, without its weights."""
+def _build(name: str, member: Any, crop: tuple[int, int] | None = None) -> "nn.Module":
+    """The network as `member` wants it, or for another crop, without its weights."""
     import torchvision
 
     options: dict[str, Any] = {}
     if name in _TRANSFORM_INPUT:
         options = {"init_weights": True, "transform_input": True}
     model: nn.Module = torchvision.models.get_model(name, weights=None, **options)
-    side = _preprocess(member).crop[0]
+    side = (crop or _preprocess(member).crop)[0]
     if getattr(model, "image_size", side) != side:  # a ViT has position embeddings for one size only
         model = torchvision.models.get_model(name, weights=None, image_size=side)
     return model.eval()

@@ -37,11 +37,11 @@ class Claim:
         self.part = part_path(path)
         self.fd = self._taken = -1
         while self.fd < 0:
-            fd = _locked(self.part, create=False)
+            fd = lock_file(self.part, create=False)
             if fd is not None:
                 self.fd, self.found = fd, True
                 return
-            fd = _locked(new_path(self.part), create=True)
+            fd = lock_file(new_path(self.part), create=True)
             if fd is None:
                 continue
             # Another process may have laid out and renamed its own in between: then it has the cache.
@@ -57,7 +57,7 @@ class Claim:
             OutputError: it cannot be created.
         """
         if self.found:
-            fd = _locked(new_path(self.part), create=True)
+            fd = lock_file(new_path(self.part), create=True)
             if fd is None:
                 raise OutputError(f"{new_path(self.part)} vanished while it was created: try again")
             self._taken = fd
@@ -126,7 +126,7 @@ def new_path(part: Path) -> Path:
     return part.with_name(part.name + ".new")
 
 
-def _locked(path: Path, *, create: bool) -> int | None:
+def lock_file(path: Path, *, create: bool) -> int | None:
     """Open and lock a file.
 
     Returns:

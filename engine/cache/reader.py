@@ -18,6 +18,7 @@ from tle.cache.structure import Structure, read_structure
 from tle.enums import Split, Status, Target
 from tle.errors import CacheError, MissingPackageError, one_line
 from tle.files import file_identity
+from tle.labelling import has_label
 
 if TYPE_CHECKING:
     import polars
@@ -143,11 +144,7 @@ class Cache:
     @property
     def labelled(self) -> NDArray[np.bool_]:
         """(N,) bool: the rows that have a label."""
-        if self.target is Target.REGRESSION:
-            return np.asarray(~np.isnan(self.labels))
-        if self.target is Target.MULTILABEL:
-            return np.asarray((self.labels != 255).all(1))
-        return np.asarray(self.labels >= 0)
+        return has_label(self.labels, self.target)
 
     @property
     def dim(self) -> int:

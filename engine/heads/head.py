@@ -92,9 +92,12 @@ class Head:
             OutputError: the path cannot be written.
             HeadError: an estimator that cannot be stored without a pickle.
         """
-        document = {
-            "format": FORMAT,
-            "version": VERSION,
+        document = {"format": FORMAT, "version": VERSION, **self.document()}
+        return write_artefact(path, document, self.arrays(), self.model.files())
+
+    def document(self) -> dict[str, Any]:
+        """All but the arrays and the files of its model, JSON-able; with them `build_head` makes the head again."""
+        return {
             "kind": self.kind,
             "target": str(self.target),
             "classes": list(self.classes),
@@ -104,7 +107,10 @@ class Head:
             "fit": dict(self.fit),
             "model": self.model.record(),
         }
-        return write_artefact(path, document, {**self.model.tensors(), _DIGESTS: self.fit_digests}, self.model.files())
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Arrays to be stored: those of the model, and the digests of the fit."""
+        return {**self.model.tensors(), _DIGESTS: self.fit_digests}
 
     def summary(self) -> dict[str, Any]:
         """What the head is and how it came about, as a JSON-able dict for people to read."""
@@ -141,8 +147,25 @@ def load_head(path: str | Path) -> Head:
         raise HeadError(
             f"{path} has head version {document.get('version')!r}, this version of tle reads {VERSION}: update tle"
         )
+    return build_head(path, document, artefact.tensors, artefact.files)
+
+
+def build_head(
+    path: Path, document: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], files: Mapping[str, bytes]
+) -> Head:
+    """Make a head of what `Head.document`, `Head.arrays` and its model's files gave, trusting none of it.
+
+    Args:
+        path: where it was read, for the message.
+        document: the JSON object.
+        tensors: arrays by name.
+        files: further files by name.
+
+    Raises:
+        HeadError: something is missing or garbled.
+    """
     try:
-        return _build(document, artefact.tensors, artefact.files)
+        return _build(document, dict(tensors), files)
     except HeadError as error:
         raise HeadError(f"{path} is damaged: {error}") from error
     except (KeyError, TypeError, ValueError) as error:

@@ -5,7 +5,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,47 @@ from tle.cache import Cache
 from tle.enums import Split, Status, Target
 from tle.errors import HeadError, ShapeError, UsageError
 from tle.heads.folds import ALWAYS_TRAIN, deal_folds
+from tle.labelling import Labelled
 
 _SHOWN = 3
+
+
+class Rows(Protocol):
+    """Labelled rows to choose from: those of a cache, or the pictures of a source. Attributes are as `Cache` has them."""
+
+    @property
+    def path(self) -> Path:
+        """What to call them in messages."""
+
+    @property
+    def target(self) -> Target:
+        """What the labels are."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names."""
+
+    @property
+    def labels(self) -> NDArray[Any]:
+        """(N,) or (N, C), as `target` defines them."""
+
+    @property
+    def labelled(self) -> NDArray[np.bool_]:
+        """(N,) rows with a label."""
+
+    @property
+    def status(self) -> NDArray[np.uint8]:
+        """(N,) values of `Status`."""
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """(N,) rows that can be used."""
+
+    @property
+    def digests(self) -> NDArray[np.uint64]:
+        """(N,) of the pictures' bytes."""
+
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +77,12 @@ class Selection:
 
 
 def resolve_splits(
-    cache: Cache, splits: NDArray[np.uint8] | str | Path | None
+    cache: Labelled, splits: NDArray[np.uint8] | str | Path | None
 ) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     """The splits to be used: those of the cache, or what overrides them.
 
     Args:
-        cache: the cache.
+        cache: the cache, or pictures that are not in one.
         splits: (N,) values of `Split`; or a CSV or Parquet manifest with the columns `path` and `split`; or None.
 
     Returns:
@@ -52,7 +91,7 @@ def resolve_splits(
     Raises:
         ShapeError: an array of another length, or with other values.
         SourceError: the manifest cannot be read.
-        UsageError: the manifest lists none of the cache's pictures.
+        UsageError: the manifest lists none of the pictures.
     """
     if splits is None:
         return cache.splits, ()
@@ -64,7 +103,7 @@ def resolve_splits(
     return splits.astype(np.uint8), ()
 
 
-def _read_splits(cache: Cache, path: Path) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+def _read_splits(cache: Labelled, path: Path) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     from tle.sources import open_source
 
     source = open_source(path, target=Target.NONE)
@@ -72,15 +111,15 @@ def _read_splits(cache: Cache, path: Path) -> tuple[NDArray[np.uint8], tuple[str
     splits = np.array([listed.get(name, Split.NONE) for name in cache.ids], np.uint8)
     known = sum(name in listed for name in cache.ids)
     if not known:
-        raise UsageError(f"{path} lists none of the pictures of {cache.path}: its first is {source.ids[0]!r}, the cache's "
-                         f"first is {cache.ids[0]!r}")  # fmt: skip
+        raise UsageError(f"{path} lists none of the pictures of {cache.path}: its first is {source.ids[0]!r}, the first "
+                         f"of these is {cache.ids[0]!r}")  # fmt: skip
     missing = len(cache) - known
     return splits, (
         (f"{missing} of {len(cache)} pictures are not in {path.name} and have no split",) if missing else ()
     )
 
 
-def usable_rows(cache: Cache) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
+def usable_rows(cache: Rows) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
     """(N,) bool, the rows that have both features and a label; and notes on those left out.
 
     Raises:
@@ -101,9 +140,7 @@ def usable_rows(cache: Cache) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
     return cache.valid & labelled, tuple(notes)
 
 
-def select_rows(
-    cache: Cache, splits: NDArray[np.uint8], *, val_fraction: float, seed: int, folds: int = 0
-) -> Selection:
+def select_rows(cache: Rows, splits: NDArray[np.uint8], *, val_fraction: float, seed: int, folds: int = 0) -> Selection:
     """Choose train and validation rows; test rows are never taken.
 
     Train is what the splits call train, or, where they call nothing train, the pictures without a split. Val is what
@@ -225,7 +262,7 @@ def check_finite(cache: Cache, rows: NDArray[np.int64]) -> None:
         )
 
 
-def _val_notes(cache: Cache, train: NDArray[np.int64], val: NDArray[np.int64]) -> list[str]:
+def _val_notes(cache: Rows, train: NDArray[np.int64], val: NDArray[np.int64]) -> list[str]:
     """What makes validation figures less telling than they look."""
     if not len(val):
         return [
@@ -245,7 +282,7 @@ def _val_notes(cache: Cache, train: NDArray[np.int64], val: NDArray[np.int64]) -
     return notes
 
 
-def _fold_notes(cache: Cache, train: NDArray[np.int64], fold_N: NDArray[np.int64], folds: int) -> list[str]:
+def _fold_notes(cache: Rows, train: NDArray[np.int64], fold_N: NDArray[np.int64], folds: int) -> list[str]:
     """What makes the figures of folds less telling than they look."""
     held_out = fold_N != ALWAYS_TRAIN
     if len(np.unique(fold_N[held_out])) < 2:

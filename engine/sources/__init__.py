@@ -8,7 +8,7 @@ from tle.sources.folder import SUFFIXES, open_folder
 from tle.sources.manifest import MANIFEST_SUFFIXES, open_manifest
 from tle.sources.source import Source
 
-__all__ = ["Source", "open_source"]
+__all__ = ["MANIFEST_SUFFIXES", "Source", "open_source"]
 
 
 def open_source(path: str | Path, *, target: Target | str | None = None) -> Source:

@@ -263,7 +263,7 @@ def test_multilabel_columns_are_matched_by_name(write):
     assert result.classes == ("cat", "ant")
     want = measure(head.predict(cache.features[60:])[:, [2, 0]], labels[60:, [2, 0]], Target.MULTILABEL)
     assert result.metrics == want.values
-    assert "1 of 3 labels of the head are unknown to the cache and are not measured" in result.notes
+    assert f"1 of 3 labels of the head are unknown to {part.path.name} and are not measured" in result.notes
     strange = write(
         labels, classes=("ant", "bee", "dog"), target=Target.MULTILABEL, features=features, first_digest=1000
     )
