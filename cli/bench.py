@@ -1,14 +1,14 @@
 """`tle bench`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
 import tle
+from tle.cli.backbone import BackboneFlags
 from tle.cli.execution import ExecutionFlags
 from tle.cli.output import Json, print_json, print_table
-from tle.cli.sizes import parse_size
 from tle.errors import UsageError
 from tle.files import check_output
 from tle.progress import tell
@@ -19,11 +19,7 @@ def bench(
     /,
     *,
     backbone: str,
-    weights: str = "DEFAULT",
-    layer: str | None = None,
-    pool: Literal["avg", "max", "cls", "cls+avg", "none"] | None = None,
-    resize: str | None = None,
-    crop: str | None = None,
+    network: BackboneFlags = BackboneFlags(),  # noqa: B008 - frozen
     execution: ExecutionFlags = ExecutionFlags(),  # noqa: B008 - frozen
     n_images: Annotated[int, Parameter(name=["--n-images", "-n"])] = 512,
     plot: Path | None = None,
@@ -38,11 +34,6 @@ def bench(
     Args:
         images: A folder or a manifest.
         backbone: torchvision/NAME, timm/NAME, onnx:FILE[#TENSOR] or package.module:function.
-        weights: As for tle extract.
-        layer: As for tle extract.
-        pool: As for tle extract.
-        resize: As for tle extract.
-        crop: As for tle extract.
         n_images: Pictures to measure on, spread evenly.
         plot: Draw the rates into this PNG, PDF or SVG file.
         overwrite: Replace an existing picture.
@@ -57,12 +48,10 @@ def bench(
     result = tle.bench(
         images,
         backbone=backbone,
-        weights=weights,
-        layer=layer,
-        pool=pool,
-        overrides=tle.PreprocessOverrides(
-            resize=parse_size("--resize", resize, none=True), crop=parse_size("--crop", crop)
-        ),
+        weights=network.weights or "DEFAULT",
+        layer=network.layer,
+        pool=network.pool,
+        overrides=network.overrides(),
         execution=execution.options(),
         n_images=n_images,
         say=lambda line: tell([line], shown=True),

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 import tle
+from tle.cli.backbone import BackboneFlags
 from tle.cli.execution import ExecutionFlags
 from tle.cli.output import Json, Output, print_json
-from tle.cli.sizes import parse_size
 
 
 def extract(
@@ -16,15 +16,7 @@ def extract(
     *,
     output: Output,
     backbone: str,
-    weights: str = "DEFAULT",
-    layer: str | None = None,
-    pool: Literal["avg", "max", "cls", "cls+avg", "none"] | None = None,
-    resize: str | None = None,
-    crop: str | None = None,
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] | None = None,
-    mean: tuple[float, float, float] | None = None,
-    std: tuple[float, float, float] | None = None,
-    channels: Literal["rgb", "bgr"] | None = None,
+    network: BackboneFlags = BackboneFlags(),  # noqa: B008 - frozen
     target: Literal["class", "multilabel", "regression"] | None = None,
     execution: ExecutionFlags = ExecutionFlags(),  # noqa: B008 - frozen
     dtype: Literal["float32", "float16"] = "float32",
@@ -44,17 +36,6 @@ def extract(
             path, label and split.
         output: The cache to write, NAME.h5.
         backbone: torchvision/NAME, timm/NAME, onnx:FILE[#TENSOR] or package.module:function.
-        weights: Name of published weights (IMAGENET1K_V2, DEFAULT), none (random), a .pth or .safetensors file, or
-            package:PACKAGE/FILE for a file inside an installed package.
-        layer: Where to take the features, see tle layers; by default what enters the last classifying layer. output takes
-            what a network of your own returns.
-        pool: How a layer's output becomes one vector; by default seen from its shape.
-        resize: Shorter side in pixels, HEIGHTxWIDTH for both, or none; by default what the weights ask for.
-        crop: Side of the centre crop in pixels, or HEIGHTxWIDTH; by default what the weights ask for.
-        interpolation: Filter of the resize; by default what the weights ask for.
-        mean: Mean of each channel, pixels counted from 0 to 1; by default that of the weights.
-        std: Standard deviation of each channel, pixels counted from 0 to 1; by default that of the weights.
-        channels: Order of the channels that the backbone takes.
         target: What the labels are; by default seen from them.
         dtype: Storage type of the features.
         strict: Stop at the first bad picture instead of recording it.
@@ -66,17 +47,10 @@ def extract(
         images,
         output,
         backbone=backbone,
-        weights=weights,
-        layer=layer,
-        pool=pool,
-        overrides=tle.PreprocessOverrides(
-            resize=parse_size("--resize", resize, none=True),
-            crop=parse_size("--crop", crop),
-            interpolation=interpolation,
-            mean=mean,
-            std=std,
-            channels=channels,
-        ),
+        weights=network.weights or "DEFAULT",
+        layer=network.layer,
+        pool=network.pool,
+        overrides=network.overrides(),
         target=target,
         execution=execution.options(),
         dtype=dtype,

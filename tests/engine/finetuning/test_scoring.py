@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import torch
+
+from tle.enums import Target
+from tle.errors import HeadError
+from tle.finetuning.loader import Batch
+from tle.finetuning.processes import Processes
+from tle.finetuning.scoring import Scored, score_network
+
+LABELS = np.array([0, 1, 1, 0, 1, 0, 2])
+ROWS = np.array([1, 2, 4, 6])
+
+
+class Means(torch.nn.Module):
+    """Logits are means of the colours."""
+
+    def forward(self, pixels):
+        assert not self.training
+        return pixels.float().mean((1, 2))
+
+
+def batches(*wanted):
+    for number, rows in enumerate(wanted):
+        pixels = torch.zeros(len(rows), 2, 2, 3, dtype=torch.uint8)
+        for place, row in enumerate(rows):
+            pixels[place, :, :, LABELS[row]] = 10
+        yield Batch(number, pixels, np.array(rows, np.int64), np.array(rows, np.uint64), (), len(rows))
+
+
+def score(network, found, **options):
+    values = {"rows": ROWS, "outputs": 3, "target": Target.CLASS, "metric": "accuracy", "device": "cpu", **options}
+    return score_network(network, found, LABELS, processes=Processes(), **values)
+
+
+def test_scores_stand_by_row_whatever_the_batches():
+    for wanted in (([1, 2, 4, 6],), ([1], [2, 4], [], [6])):
+        found = score(Means().train(), batches(*wanted))
+        np.testing.assert_array_equal(found.rows, ROWS)
+        np.testing.assert_array_equal(found.scores.argmax(1), LABELS[ROWS])
+        assert found.metric == 1.0
+        assert found.loss == pytest.approx(np.log(1 + 2 * np.exp(-10)), abs=1e-6)
+
+
+def test_pictures_that_could_not_be_read_are_left_out():
+    found = score(Means(), batches([1, 6]))
+    np.testing.assert_array_equal(found.rows, [1, 6])
+    np.testing.assert_array_equal(found.labels, [1, 2])
+    with pytest.raises(HeadError, match="not one of 4 validation pictures could be read"):
+        score(Means(), batches([]))
+
+
+def test_scores_that_are_not_finite_are_one_line():
+    class Broken(torch.nn.Module):
+        def forward(self, pixels):
+            return pixels.float().mean((1, 2)) / 0.0
+
+    with pytest.raises(HeadError, match="not finite: lower --lr"):
+        score(Broken(), batches([1, 2, 4, 6]))
+
+
+def scored(metric, loss):
+    empty = np.zeros(0)
+    return Scored(empty, empty, empty, loss, metric)
+
+
+def test_better_is_by_the_metric_then_by_the_loss():
+    assert scored(0.9, 5.0).beats(scored(0.8, 1.0), "accuracy")
+    assert not scored(0.9, 1.0).beats(scored(0.8, 5.0), "nll")
+    assert scored(0.8, 1.0).beats(scored(0.8, 2.0), "accuracy")
+    assert not scored(0.8, 2.0).beats(scored(0.8, 2.0), "accuracy")
+    assert scored(None, 1.0).beats(scored(0.5, 2.0), "mAP")
