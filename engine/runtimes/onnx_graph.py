@@ -48,12 +48,27 @@ def write_onnx(
         write_pixel_graph(backbone.onnx, backbone.preprocess, backbone.pool, path)
     else:
         export_onnx(backbone, path)
-    if plan.precision != "int8":
-        return path
+    return quantize_onnx(backbone, path, calibration) if plan.precision == "int8" else path
+
+
+def quantize_onnx(backbone: "Backbone", path: Path, calibration: "NDArray[np.uint8] | None") -> Path:
+    """Quantise the float32 graph of `backbone` to int8.
+
+    Args:
+        backbone: what the graph is of.
+        path: the graph, as `write_onnx` wrote it.
+        calibration: uint8 (n, H, W, 3) that the ranges are taken from.
+
+    Returns:
+        The quantised graph, beside the other.
+
+    Raises:
+        RuntimeChoiceError: the graph cannot be quantised, or there is no picture to calibrate on.
+    """
     if calibration is None or not len(calibration):
-        raise RuntimeChoiceError("--precision int8 takes its ranges from your pictures, and none could be read")
+        raise RuntimeChoiceError("int8 takes its ranges from your pictures, and none could be read")
     batch = backbone.onnx.batch if backbone.onnx is not None else None
-    quantized = folder / "backbone-int8.onnx"
+    quantized = path.with_name(f"{path.stem}-int8.onnx")
     try:
         _quantize(path, quantized, calibration, batch or _CALIBRATION_BATCH)
     except Exception as error:

@@ -1,0 +1,1 @@
+"""A finished classifier as one file that runs without tle."""
