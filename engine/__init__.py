@@ -18,6 +18,7 @@ from tle.errors import TleError
 if TYPE_CHECKING:
     from tle.backbones.load import PreprocessOverrides, list_layers, load_backbone
     from tle.benchmark import BenchResult, bench
+    from tle.bundle import Bundle, read_bundle, write_bundle
     from tle.cache import Cache, open_cache
     from tle.cache.conversion import ConvertResult, convert
     from tle.cache.merging import MergeResult, merge
@@ -27,16 +28,22 @@ if TYPE_CHECKING:
     from tle.doctor import Finding, examine
     from tle.evaluation import Evaluation, evaluate
     from tle.execution import Execution
+    from tle.exporting.run import ExportResult, export
     from tle.extraction import ExtractResult, extract
     from tle.fewshot import FewShot, Shots, few_shot
+    from tle.finetuning.conclusion import FinetuneResult
+    from tle.finetuning.options import FinetuneOptions
+    from tle.finetuning.run import finetune
     from tle.heads.fit import FitResult, fit_head
     from tle.heads.head import Head, load_head
     from tle.heads.logistic_path import LogisticPath
     from tle.prediction import PredictResult, predict
+    from tle.reporting.run import ReportResult, report
     from tle.sources import Source, open_source
 
 _HOMES = {
     "BenchResult": "tle.benchmark",
+    "Bundle": "tle.bundle",
     "Cache": "tle.cache",
     "Classifier": "tle.classifier",
     "Comparison": "tle.comparison",
@@ -44,15 +51,19 @@ _HOMES = {
     "ConvertResult": "tle.cache.conversion",
     "Evaluation": "tle.evaluation",
     "Execution": "tle.execution",
+    "ExportResult": "tle.exporting.run",
     "ExtractResult": "tle.extraction",
     "FewShot": "tle.fewshot",
     "Finding": "tle.doctor",
+    "FinetuneOptions": "tle.finetuning.options",
+    "FinetuneResult": "tle.finetuning.conclusion",
     "FitResult": "tle.heads.fit",
     "Head": "tle.heads.head",
     "LogisticPath": "tle.heads.logistic_path",
     "MergeResult": "tle.cache.merging",
     "PredictResult": "tle.prediction",
     "PreprocessOverrides": "tle.backbones.load",
+    "ReportResult": "tle.reporting.run",
     "Shots": "tle.fewshot",
     "Source": "tle.sources",
     "VerifyResult": "tle.cache.verification",
@@ -61,8 +72,10 @@ _HOMES = {
     "convert": "tle.cache.conversion",
     "evaluate": "tle.evaluation",
     "examine": "tle.doctor",
+    "export": "tle.exporting.run",
     "extract": "tle.extraction",
     "few_shot": "tle.fewshot",
+    "finetune": "tle.finetuning.run",
     "fit_head": "tle.heads.fit",
     "list_layers": "tle.backbones.load",
     "load_backbone": "tle.backbones.load",
@@ -72,11 +85,15 @@ _HOMES = {
     "open_cache": "tle.cache",
     "open_source": "tle.sources",
     "predict": "tle.prediction",
+    "read_bundle": "tle.bundle",
+    "report": "tle.reporting.run",
     "verify": "tle.cache.verification",
+    "write_bundle": "tle.bundle",
 }
 
 __all__ = [
     "BenchResult",
+    "Bundle",
     "Cache",
     "Classifier",
     "Comparison",
@@ -84,15 +101,19 @@ __all__ = [
     "ConvertResult",
     "Evaluation",
     "Execution",
+    "ExportResult",
     "ExtractResult",
     "FewShot",
     "Finding",
+    "FinetuneOptions",
+    "FinetuneResult",
     "FitResult",
     "Head",
     "LogisticPath",
     "MergeResult",
     "PredictResult",
     "PreprocessOverrides",
+    "ReportResult",
     "Shots",
     "Source",
     "TleError",
@@ -102,8 +123,10 @@ __all__ = [
     "convert",
     "evaluate",
     "examine",
+    "export",
     "extract",
     "few_shot",
+    "finetune",
     "fit_head",
     "list_layers",
     "load_backbone",
@@ -113,7 +136,10 @@ __all__ = [
     "open_cache",
     "open_source",
     "predict",
+    "read_bundle",
+    "report",
     "verify",
+    "write_bundle",
 ]
 
 

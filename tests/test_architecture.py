@@ -108,14 +108,17 @@ def test_the_readme_shows_every_command():
 
 
 def test_every_flag_of_the_readme_exists():
-    from tle.benchmarks import cache, crash, extract, fuzz_cache
+    from torch.distributed.run import get_args_parser as torchrun_parser
+
+    from tle.benchmarks import cache, crash, extract, finetune, finetune_crash, fuzz_cache
     from tle.cli.main import COMMANDS
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     known = {"--help", "--version"}.union(*(flags_of(command) for command in COMMANDS))
-    for benchmark in (cache, crash, extract, fuzz_cache):
-        known |= {flag for action in benchmark._parser()._actions for flag in action.option_strings}
-    mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
+    parsers = [benchmark._parser() for benchmark in (cache, crash, extract, finetune, finetune_crash, fuzz_cache)]
+    for parser in (*parsers, torchrun_parser()):
+        known |= {flag for action in parser._actions for flag in action.option_strings}
+    mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text))
     assert mentioned <= known, f"unknown flags in README.md: {sorted(mentioned - known)}"
     for command in readme_commands():
         words = shlex.split(command)
