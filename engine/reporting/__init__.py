@@ -1,0 +1,1 @@
+"""A classifier's report: one self-contained page."""
