@@ -26,6 +26,7 @@ def finetune(
     backbone: str | None = None,
     network: BackboneFlags = BackboneFlags(),  # noqa: B008 - frozen
     target: Literal["class", "multilabel", "regression"] | None = None,
+    splits: Path | None = None,
     training: TrainingFlags = TrainingFlags(),  # noqa: B008 - frozen
     show_groups: bool = False,
     plot: Path | None = None,
@@ -46,6 +47,7 @@ def finetune(
         backbone: With --init none: torchvision/NAME, timm/NAME or package.module:function. The flags about its layer and
             preprocessing go with it.
         target: With --init none: what the labels are; by default seen from them.
+        splits: A CSV or Parquet manifest with the columns path and split, as the head was fitted with.
         show_groups: Only print the parameter groups: layers, parameters, rate, weight decay, what is frozen.
         plot: Draw loss, metric and the rates that were applied into this PNG, PDF or SVG file.
         overwrite: Replace an existing classifier, and the checkpoint of another run.
@@ -62,13 +64,18 @@ def finetune(
         "options": options,
     }
     if show_groups:
+        for flag, given in (("--output", output), ("--cache", cache), ("--plot", plot), ("--splits", splits)):
+            if given is not None:
+                raise UsageError(
+                    f"{flag} is for training, and --show-groups only prints the groups: leave one of them out"
+                )
         _show_groups(images, common, batchnorm=options.batchnorm, json=json)
         return
     if images is None or output is None:
         raise UsageError("tle finetune takes the pictures and an --output, NAME.tle (--show-groups needs neither)")
     if plot is not None:
         _check_plot(plot, output, overwrite=overwrite, inputs=[images])
-    result = tle.finetune(images, output, cache=cache, overwrite=overwrite, progress=True, **common)
+    result = tle.finetune(images, output, cache=cache, splits=splits, overwrite=overwrite, progress=True, **common)
     if result.path is None:  # one of several processes, and not the first
         return
     if plot is not None:
@@ -105,7 +112,7 @@ def _print(result: "FinetuneResult") -> None:
     history, verdict = result.training["history"], result.training["verdict"]
     best = result.training["best_epoch"]
     counts = f"{result.n_train:,} train and {result.n_val:,} val pictures"
-    print(f"{result.path}: {counts}, best of {history[-1]['epoch']} epochs: {best}")
+    print(f"{result.path}: {counts}, best epoch {best} of {history[-1]['epoch']}")
     print_table([[_cell(row.get(name)) for name in _columns(history)] for row in history], header=[*_columns(history)])
     if verdict is not None:
         from tle.finetuning.verdict import describe_verdict

@@ -27,7 +27,7 @@ class TrainingFlags:
         Parameter(
             help="Rate of the head and of all that no rule speaks of (by default 3e-4 for adamw, 1e-2 for sgd); or "
             "PATTERN=RATE for parameters whose name starts so (layer4, head) or matches it (blocks.1[01].*): repeat it, the "
-            "first that matches decides."
+            "first that matches decides; --lr-rest, --freeze-rest or --layer-decay says what the others do."
         ),
     ] = None
     lr_rest: Annotated[float | None, Parameter(help="Rate of parameters that no PATTERN=RATE matches.")] = None
@@ -46,7 +46,7 @@ class TrainingFlags:
             "flag says how rates go. 1: the same for all."
         ),
     ] = None
-    momentum: Annotated[float, Parameter(help="Of sgd and lars.")] = 0.9
+    momentum: Annotated[float | None, Parameter(help="Of sgd and lars; by default 0.9.")] = None
     weight_decay: Annotated[
         float | None, Parameter(help="By default 0.05 for adamw, 1e-4 for sgd; never on biases and normalisation.")
     ] = None
@@ -82,8 +82,9 @@ class TrainingFlags:
     ] = None
     no_random_crop: Annotated[bool, Parameter(help="Train on the crop of the evaluation.")] = False
     crop_scale: Annotated[
-        tuple[float, float], Parameter(help="Least and largest part of a picture's area that a random crop takes.")
-    ] = (0.35, 1.0)
+        tuple[float, float] | None,
+        Parameter(help="Least and largest part of a picture's area that a random crop takes; by default 0.35 1."),
+    ] = None
     flip: Annotated[float, Parameter(help="Probability of a horizontal flip.")] = 0.5
     class_weights: Annotated[bool, Parameter(help="Errors count in inverse proportion to the size of their class.")] = (
         False
@@ -100,13 +101,16 @@ class TrainingFlags:
     keep: Annotated[
         Literal["best", "finetuned", "last"],
         Parameter(
-            help="best: the best epoch where it beats the frozen head by more than a standard error, else the head; "
+            help="best: the best epoch where it beats the frozen head by more than noise, else the head; "
             "finetuned: the best epoch; last: the last."
         ),
     ] = "best"
     val_fraction: Annotated[
-        float, Parameter(help="Part of train held out, where there is no val split and no head that says.")
-    ] = 0.1
+        float | None,
+        Parameter(
+            help="Part of train held out, where there is neither a val split nor a head that says; by default 0.1."
+        ),
+    ] = None
     seed: Annotated[int, Parameter(help="Seed of all that is random.")] = 0
     checkpoint_minutes: Annotated[float, Parameter(help="Minutes between checkpoints.")] = 10.0
     device: Annotated[

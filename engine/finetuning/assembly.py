@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from tle.backbones.backbone import digest_state
-from tle.bundle import Bundle, read_classifier, state_arrays
+from tle.bundle import Bundle, state_arrays
 from tle.cache import fingerprint
 from tle.cores import usable_cores
 from tle.enums import Target
 from tle.errors import UsageError
 from tle.finetuning.augmentation import Augmentation
-from tle.finetuning.groups import Group, GroupOptions, make_groups
+from tle.finetuning.groups import Group, GroupOptions, make_groups, unfreeze_epochs
 from tle.finetuning.network import Network
 from tle.finetuning.options import FinetuneOptions
 from tle.finetuning.pictures import Pictures
@@ -76,6 +76,10 @@ def make_setting(
     _check_target(options, pictures.target)
     steps = steps_an_epoch(len(pictures.train), options, processes)
     total = steps * options.epochs
+    if total == 1 and options.warmup is None and options.schedule != "one-cycle":
+        raise UsageError(
+            "the training has a single step, whose rate is 0 by the warmup: raise --epochs, or pass --warmup 0"
+        )
     warmup = options.warmup if options.warmup is not None else "0" if options.schedule == "one-cycle" else _WARMUP
     return Setting(
         options=options,
@@ -89,7 +93,7 @@ def make_setting(
         steps_per_epoch=steps,
         decoding=Decoding(preprocess=start.backbone.preprocess, decoder=start.decoder, max_pixels=options.max_pixels),
         augmentation=Augmentation(
-            crop=options.random_crop, scale=options.crop_scale, flip=options.flip, rand_augment=options.rand_augment
+            crop=options.random_crop, scale=options.crops, flip=options.flip, rand_augment=options.rand_augment
         ),
         outputs=network.head.out_features,
         metric=check_metric(options.metric, pictures.target, len(pictures.classes)),
@@ -98,6 +102,22 @@ def make_setting(
         workers=options.workers or usable_cores(),
         processes=processes,
     )
+
+
+def setting_notes(setting: Setting) -> tuple[str, ...]:
+    """What the options do that may not be meant."""
+    options, notes = setting.options, []
+    if options.unfreeze_schedule:
+        release = unfreeze_epochs(setting.groups)
+        never = [name for name, epoch in release.items() if epoch >= options.epochs]
+        if never:
+            notes.append(
+                f"--unfreeze-schedule releases a layer an epoch, so {len(never)} groups, up to {never[-1]}, never train in "
+                f"{options.epochs} epochs; --epochs {max(release.values()) + 1} reach all"
+            )
+    if options.patience and not len(setting.pictures.val):
+        notes.append("--patience has no validation pictures to go by: all epochs are trained")
+    return tuple(notes)
 
 
 def _precision(wanted: str, device: str) -> str:
@@ -183,13 +203,13 @@ def finished_bundle(
     }
     data = {"images": str(pictures.source.root), "kind": pictures.source.kind, **pictures.counts()}
     if keep_head:
-        assert start.path is not None  # noqa: S101 - a verdict needs a head; for the type checker
-        kept = read_classifier(start.path)  # the network that was loaded from it has been trained
+        kept = start.bundle
+        assert kept is not None  # noqa: S101 - a verdict needs a head; for the type checker
         return replace(kept, data=data, metrics=metrics, training=training, arrays=arrays)
     network.load_state_dict(weights)
     module = network.cpu().backbone
     # Trained for a second time, it still is what its first training started from: that names the network.
-    base = start.backbone.spec() if start.path is None else read_classifier(start.path).base or start.backbone.spec()
+    base = (start.bundle.base if start.bundle is not None else None) or start.backbone.spec()
     spec = feature_spec(start.backbone, decoder=start.decoder, precision=setting.precision)
     spec = finetuned_spec(spec, digest_state(module.state_dict(), start.backbone.code), precision="float32")
     head = Head(

@@ -23,7 +23,7 @@ def make_optimizer(groups: Sequence[dict[str, Any]], options: FinetuneOptions) -
     if options.optimizer == "adamw":
         return torch.optim.AdamW(params, lr=options.peak_lr, weight_decay=options.decay)
     if options.optimizer == "sgd":
-        return torch.optim.SGD(params, lr=options.peak_lr, momentum=options.momentum, weight_decay=options.decay)
+        return torch.optim.SGD(params, lr=options.peak_lr, momentum=options.inertia, weight_decay=options.decay)
     try:
         from timm.optim import Lamb, Lars
     except ImportError as error:
@@ -32,5 +32,5 @@ def make_optimizer(groups: Sequence[dict[str, Any]], options: FinetuneOptions) -
     if options.optimizer == "lamb":
         made = Lamb(params, lr=options.peak_lr, weight_decay=options.decay)
     else:
-        made = Lars(params, lr=options.peak_lr, momentum=options.momentum, weight_decay=options.decay)
+        made = Lars(params, lr=options.peak_lr, momentum=options.inertia, weight_decay=options.decay)
     return made

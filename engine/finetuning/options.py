@@ -15,6 +15,9 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 _LR = {"adamw": 3e-4, "sgd": 1e-2, "lamb": 1e-3, "lars": 1e-1}
 _WEIGHT_DECAY = {"adamw": 0.05, "sgd": 1e-4, "lamb": 0.02, "lars": 1e-4}
 _LAYER_DECAY = 0.75
+_MOMENTUM = 0.9
+_CROP_SCALE = (0.35, 1.0)
+_VAL_FRACTION = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +31,7 @@ class FinetuneOptions:
         optimizer: one of `OPTIMIZERS`; lamb and lars are timm's.
         lr: rate of the head and of whatever no other rule speaks of; None takes the optimizer's default (adamw 3e-4, sgd
             1e-2, lamb 1e-3, lars 0.1).
-        momentum: of sgd and lars.
+        momentum: of sgd and lars; None takes 0.9.
         weight_decay: None takes the optimizer's default (0.05, 1e-4, 0.02, 1e-4). Parameters with one axis have none.
         layer_decay: the rate of a layer is `lr * layer_decay ** (layers up to the head)`; None takes 0.75 unless `lr_rules`
             or `lr_range` say how rates go; 1 is the same rate for all.
@@ -51,16 +54,16 @@ class FinetuneOptions:
         cutmix: alpha of CutMix, 0 for none.
         rand_augment: number of operations and magnitude (0 to 30) of RandAugment; None for none.
         random_crop: train on random crops; otherwise on the crop of the evaluation.
-        crop_scale: least and largest part of the picture's area that a random crop takes.
+        crop_scale: least and largest part of the picture's area that a random crop takes; None takes 0.35 and 1.
         flip: probability of a horizontal flip.
         class_weights: errors count in inverse proportion to the size of their class.
         balanced_sampling: pictures are drawn, with replacement, so that classes are equally frequent.
         ema: decay of an exponential moving average of the weights, which is then what is evaluated and kept; 0 for none.
         patience: epochs without a better validation metric after which to stop; 0 never stops.
         metric: what epochs are compared by; None takes accuracy, for multi-label mAP, for regression mse.
-        keep: one of `KEEP`: the best epoch if it beats the frozen head by more than a standard error, else the head; the
-            best epoch; the last epoch.
-        val_fraction: part of train held out where there is neither a val split nor a head that says.
+        keep: one of `KEEP`: the best epoch if it beats the frozen head by more than noise (`tle.finetuning.verdict`), else
+            the head; the best epoch; the last epoch.
+        val_fraction: part of train held out where there is neither a val split nor a head that says; None takes 0.1.
         seed: seed of all that is random.
         checkpoint_minutes: time between checkpoints.
         device: auto, cpu or cuda.
@@ -76,7 +79,7 @@ class FinetuneOptions:
     accumulate: int = 1
     optimizer: str = "adamw"
     lr: float | None = None
-    momentum: float = 0.9
+    momentum: float | None = None
     weight_decay: float | None = None
     layer_decay: float | None = None
     lr_rules: tuple[tuple[str, float], ...] = ()
@@ -96,7 +99,7 @@ class FinetuneOptions:
     cutmix: float = 0.0
     rand_augment: tuple[int, int] | None = None
     random_crop: bool = True
-    crop_scale: tuple[float, float] = (0.35, 1.0)
+    crop_scale: tuple[float, float] | None = None
     flip: float = 0.5
     class_weights: bool = False
     balanced_sampling: bool = False
@@ -104,7 +107,7 @@ class FinetuneOptions:
     patience: int = 0
     metric: str | None = None
     keep: str = "best"
-    val_fraction: float = 0.1
+    val_fraction: float | None = None
     seed: int = 0
     checkpoint_minutes: float = 10.0
     device: str = "auto"
@@ -153,13 +156,50 @@ class FinetuneOptions:
                 bound = "of at least 0" if high is None else f"from 0 to below {high:g}"
                 raise UsageError(f"{flag} takes a number {bound}, got {number!r}")
         check_seed(self.seed)
+        self._refuse_idle()
+
+    def _refuse_idle(self) -> None:
+        """Refuse options that would have no effect beside others, or leave open what they should say."""
         if self.class_weights and self.balanced_sampling:
             raise UsageError("--class-weights and --balanced-sampling do the same twice: leave one of them out")
+        if self.momentum is not None and self.optimizer not in ("sgd", "lars"):
+            raise UsageError(f"--momentum is of sgd and lars, {self.optimizer} has none: leave it out")
+        if self.crop_scale is not None and not self.random_crop:
+            raise UsageError(
+                "--crop-scale is of random crops, which --no-random-crop leaves out: leave out one of them"
+            )
+        if self.warmup_groups is not None and (self.schedule == "one-cycle" or self.warmup == "0"):
+            raise UsageError("--warmup-groups needs a warmup, which --warmup 0 and --schedule one-cycle leave out")
+        if self.lr is not None and self.lr_range is not None:
+            raise UsageError(f"--lr {self.lr:g} says nothing beside --lr-range, which gives every layer its rate")
+        rest = self.lr_rest is not None or self.freeze_rest
+        if self.lr_rules and self.lr is not None and rest:
+            raise UsageError(f"--lr {self.lr:g} says nothing beside rules and --lr-rest or --freeze-rest: leave it out")
+        if self.lr_rules and self.lr is None and not rest and self.layer_decay is None and self.lr_range is None:
+            raise UsageError(
+                "--lr PATTERN=RATE leaves the other parameters open: give --lr-rest RATE, --freeze-rest, --layer-decay or an "
+                "--lr RATE without a pattern"
+            )
 
     @property
     def peak_lr(self) -> float:
         """`lr`, or the default of the optimizer."""
         return _LR[self.optimizer] if self.lr is None else self.lr
+
+    @property
+    def inertia(self) -> float:
+        """`momentum`, or 0.9."""
+        return _MOMENTUM if self.momentum is None else self.momentum
+
+    @property
+    def crops(self) -> tuple[float, float]:
+        """`crop_scale`, or 0.35 to 1."""
+        return _CROP_SCALE if self.crop_scale is None else self.crop_scale
+
+    @property
+    def held_out(self) -> float:
+        """`val_fraction`, or 0.1."""
+        return _VAL_FRACTION if self.val_fraction is None else self.val_fraction
 
     @property
     def decay(self) -> float:
@@ -176,4 +216,5 @@ class FinetuneOptions:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, with defaults resolved."""
         values = asdict(self) | {"lr": self.peak_lr, "weight_decay": self.decay, "layer_decay": self.by_layer}
+        values |= {"momentum": self.inertia, "crop_scale": self.crops, "val_fraction": self.held_out}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from tle.enums import Split, Status, Target
 from tle.errors import HeadError
-from tle.heads.selection import Selection, select_rows
+from tle.heads.selection import Selection, resolve_splits, select_rows
+from tle.labelling import has_label
 from tle.sources import Source
 from tle.sources.digests import digests_of
 from tle.sources.source import plural, some
@@ -36,6 +37,7 @@ class Pictures:
         train: rows of the source, ascending.
         val: rows of the source, ascending; may be empty.
         record: how they were chosen, JSON-able.
+        dealt: the same before pictures that are gone were left out: of a cache, that of all its rows.
         notes: one-line facts that the user has to be told.
     """
 
@@ -47,6 +49,7 @@ class Pictures:
     train: NDArray[np.int64]
     val: NDArray[np.int64]
     record: dict[str, Any]
+    dealt: dict[str, Any]
     notes: tuple[str, ...]
 
     def counts(self) -> dict[str, Any]:
@@ -71,6 +74,7 @@ class _SourceRows:
     def __init__(self, source: Source) -> None:
         self.path, self.target = source.root, source.target
         self.labels, self.classes = source.labels, source.classes
+        self.ids, self.splits = source.ids, source.splits
         self.digests: NDArray[np.uint64] = np.fromiter(digests_of(source, range(len(source))), np.uint64, len(source))
 
     def __len__(self) -> int:
@@ -84,13 +88,9 @@ class _SourceRows:
     def valid(self) -> NDArray[np.bool_]:
         return np.asarray(self.status == Status.DONE)
 
-    @cached_property
+    @property
     def labelled(self) -> NDArray[np.bool_]:
-        if self.target is Target.MULTILABEL:
-            return np.asarray((self.labels <= 1).all(axis=1))
-        if self.target is Target.REGRESSION:
-            return np.asarray(~np.isnan(self.labels))
-        return np.asarray(self.labels >= 0)
+        return has_label(self.labels, self.target)
 
 
 def select_pictures(
@@ -100,6 +100,7 @@ def select_pictures(
     cache: "Cache | None",
     val_fraction: float,
     seed: int,
+    splits: str | Path | None = None,
 ) -> Pictures:
     """Deal labelled pictures into train and val; test is never taken.
 
@@ -109,6 +110,7 @@ def select_pictures(
         cache: the cache that the head was fitted on: its pictures, dealt just as for the head. None deals the source's.
         val_fraction: part of train that is held out where there is no val split.
         seed: seed of that choice.
+        splits: a manifest with the columns path and split, instead of the splits of cache or source.
 
     Returns:
         The pictures.
@@ -118,13 +120,16 @@ def select_pictures(
     """
     labels, names = match_labels(source, classes)
     if cache is None:
-        found: Selection = select_rows(rows := _SourceRows(source), source.splits, val_fraction=val_fraction, seed=seed)
-        train, val, digests, notes = found.train, found.val, rows.digests, found.notes
+        rows = _SourceRows(source)
+        split_values, split_notes = resolve_splits(rows, splits)
+        found: Selection = select_rows(rows, split_values, val_fraction=val_fraction, seed=seed)
+        train, val, digests, notes = found.train, found.val, rows.digests, (*split_notes, *found.notes)
     else:
-        found = select_rows(cache, cache.splits, val_fraction=val_fraction, seed=seed)
+        split_values, split_notes = resolve_splits(cache, splits)
+        found = select_rows(cache, split_values, val_fraction=val_fraction, seed=seed)
         row_of, digests, notes = _align(source, cache)
         train, val = (np.sort(row_of[rows][row_of[rows] >= 0]) for rows in (found.train, found.val))
-        notes = (*found.notes, *notes)
+        notes = (*split_notes, *found.notes, *notes)
     if not len(train):
         raise HeadError(f"{source.root} has no labelled picture to train on")
     return Pictures(
@@ -135,6 +140,7 @@ def select_pictures(
         digests=digests,
         train=train,
         val=val,
+        dealt=found.record,
         record={**found.record, "n_train": len(train), "n_val": len(val)},
         notes=notes,
     )

@@ -10,7 +10,7 @@ from tle.backbones.load import PreprocessOverrides
 from tle.enums import Target
 from tle.errors import UsageError
 from tle.files import check_output
-from tle.finetuning.assembly import groups_of, make_setting
+from tle.finetuning.assembly import groups_of, make_setting, setting_notes
 from tle.finetuning.checkpoints import checkpoint_path
 from tle.finetuning.claim import claimed
 from tle.finetuning.conclusion import FinetuneResult, conclude
@@ -41,6 +41,7 @@ def finetune(
     pool: str | None = None,
     overrides: PreprocessOverrides | None = None,
     target: Target | str | None = None,
+    splits: str | Path | None = None,
     options: FinetuneOptions | None = None,
     overwrite: bool = False,
     progress: bool = False,
@@ -61,6 +62,7 @@ def finetune(
         pool: likewise, how they become one vector.
         overrides: likewise, deviations from the preprocessing of the weights.
         target: with init "none": what the labels are; None finds out.
+        splits: a manifest with the columns path and split, instead of the splits of the cache or the pictures.
         options: how to train.
         overwrite: replace an existing classifier, and the checkpoint of another run or of one that is complete.
         progress: show it, and say what happens, on standard error.
@@ -76,7 +78,7 @@ def finetune(
         OutputError: the classifier cannot be written; found out before any work.
     """
     path, options = Path(output), options or FinetuneOptions()
-    inputs = [file for file in (images, cache, None if str(init) == NEW_HEAD else init) if file is not None]
+    inputs = [file for file in (images, cache, splits, None if str(init) == NEW_HEAD else init) if file is not None]
     if path.suffix != ".tle":
         raise UsageError(f"the classifier is called NAME.tle, got {path.name!r}")
     check_output(path, overwrite=overwrite, inputs=inputs)
@@ -87,7 +89,9 @@ def finetune(
             start = _start(
                 init, cache, backbone, weights=weights, layer=layer, pool=pool, overrides=overrides, target=target
             )
-            return _run(start, images, path, target, options, device, processes, overwrite=overwrite, shown=shown)
+            return _run(
+                start, images, path, target, splits, options, device, processes, overwrite=overwrite, shown=shown
+            )
 
 
 def plan_groups(
@@ -166,6 +170,7 @@ def _run(
     images: str | Path,
     path: Path,
     target: Target | str | None,
+    splits: str | Path | None,
     options: FinetuneOptions,
     device: str,
     processes: Processes,
@@ -176,25 +181,25 @@ def _run(
     head = start.head
     source = open_source(images, target=target if head is None else head.target)
     # The pictures are dealt as they were for the head, so that val is val to both.
-    selection = {} if head is None else dict(head.fit.get("selection") or {})
+    dealt = {} if head is None else dict(head.fit.get("selection") or {})
+    if options.val_fraction is not None and dealt.get("val_source") == "fraction":
+        raise UsageError(
+            "--val-fraction says nothing beside --init HEAD: what was held out for the head is held out here"
+        )
     pictures = select_pictures(
         source,
         None if head is None else head.classes or None,
         cache=start.cache,
-        val_fraction=selection.get("val_fraction") or options.val_fraction,
-        seed=options.seed if head is None else int(head.fit.get("seed", options.seed)),
+        val_fraction=dealt.get("val_fraction") or options.held_out,
+        seed=options.seed if head is None else int(dealt.get("seed", head.fit.get("seed", 0))),
+        splits=splits,
     )
-    start = without_val(
-        start,
-        n_train=len(pictures.train),
-        n_val=len(pictures.val),
-        val_fraction=pictures.record["val_fraction"],
-    )
-    notes = (*source.notes, *start.notes, *pictures.notes)
-    tell(notes, shown=shown)
+    start = without_val(start, pictures, splits=splits)
     outputs = 1 if pictures.target is Target.REGRESSION else len(pictures.classes)
     network = make_network(start, outputs, seed=options.seed)
     setting = make_setting(network, start, pictures, options, device=device, processes=processes)
+    notes = (*source.notes, *start.notes, *pictures.notes, *setting_notes(setting))
+    tell(notes, shown=shown)
     trainer = Trainer(network, setting)
     saver = Saver(trainer, checkpoint_path(path), start)
     say = partial(_say, shown=shown)
@@ -202,7 +207,7 @@ def _run(
         say(f"going on from {saver.path.name}: step {trainer.state.step:,}, epoch {trainer.state.epoch + 1}")
     if not trainer.state.history:
         _begin(trainer, start)
-    say(_describe_start(trainer))
+    say(_describe_start(trainer, start))
     left = setting.steps_per_epoch * options.epochs - trainer.state.step
     interruption = Interruption(saver.leave, processes)
     with track(left, "fine-tuning", unit="steps", shown=shown) as counter, interruption.listening():
@@ -223,7 +228,7 @@ def _begin(trainer: Trainer, start: Start) -> None:
     state.history.append(row)
 
 
-def _describe_start(trainer: Trainer) -> str:
+def _describe_start(trainer: Trainer, start: Start) -> str:
     """What the training starts with, in a line."""
     state, setting = trainer.state, trainer.setting
     rows = f"{len(setting.pictures.train):,} train and {len(setting.pictures.val):,} val pictures"
@@ -234,7 +239,7 @@ def _describe_start(trainer: Trainer) -> str:
     before = f"{setting.metric} {first.metric:.4f}" if first.metric is not None else f"loss {first.loss:.4f}"
     line = f"{how}; before any step: val {before}"
     if parity is None:
-        return line
+        return line if start.head is None else f"{line}; no cache at hand to compare it with the head's"
     if "accuracy_cache" in parity:
         line += f", the head on the cache {parity['accuracy_cache']:.4f}"
     return f"{line} (largest difference of a score {parity['max_abs_difference']:.1e})"

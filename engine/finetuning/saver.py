@@ -27,7 +27,10 @@ class Saver:
         self.path = path
         self._trainer, self._processes = trainer, trainer.setting.processes
         self._identity = run_identity(
-            trainer.setting, backbone_digest=start.backbone.weights_digest, head_digest=_layer_digest(start.layer)
+            trainer.setting,
+            backbone=start.backbone.spec(),
+            head_digest=_layer_digest(start.layer),
+            unit_rows=start.layer is not None and start.layer.unit_rows,
         )
         self._clock = Clock(trainer.setting.options.checkpoint_minutes)
 

@@ -78,7 +78,9 @@ def score_network(
     network.eval()
     logits_nK = torch.zeros(len(rows), outputs, device=device)
     seen_n = torch.zeros(len(rows), device=device)
-    with torch.inference_mode():
+    # Not inference_mode: what a network makes in its first forward and keeps, such as positions for a size of picture, is made
+    # here, before any step, and training has to go through it.
+    with torch.no_grad():
         for batch in batches:
             if not len(batch.rows):
                 continue

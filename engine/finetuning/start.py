@@ -6,6 +6,7 @@ Linear probing first, then fine-tuning, keeps the features from being torn apart
 # n validation pictures, D feature dim, K outputs
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,20 +17,25 @@ from numpy.typing import NDArray
 
 from tle.backbones.backbone import Backbone
 from tle.backbones.load import PreprocessOverrides, load_backbone
+from tle.bundle import Bundle, read_classifier
 from tle.cache import Cache, open_cache
-from tle.classifier import load_classifier
+from tle.classifier import make_classifier
 from tle.enums import Target
 from tle.errors import FingerprintError, HeadError, UsageError
 from tle.finetuning.network import Network
-from tle.finetuning.pictures import default_cache
+from tle.finetuning.pictures import Pictures, default_cache
 from tle.heads.affine import Affine
 from tle.heads.head import Head
 from tle.heads.samples import block_rows
-from tle.images import FAST_DECODER
+from tle.images import FAST_DECODER, GPU_DECODER
 
 # Share of top-1 answers that the network and the head on cached features must have in common at the start. Features that
 # were extracted in bfloat16 tip some close calls; a wrong preprocessing or other weights tip far more.
 MIN_AGREEMENT = 0.97
+# Largest difference of a score, by the precision of the cached features: float32 differs by the order of its sums (5e-6 was
+# seen), what rounds more by more.
+_TOLERANCE = {"float32": 1e-2}
+_ROUGH_TOLERANCE = 0.3
 FINETUNED_KIND = "finetuned"
 
 
@@ -41,6 +47,7 @@ class Start:
         backbone: loaded, with its weights; it is trained in place.
         decoder: identity of the decoder of its pictures.
         path: the file that was given; None for a new head.
+        bundle: what was in it; the file may be another by the end of the training.
         head: the head in it.
         layer: the linear layer that training starts from: that of the head, or of its settings fitted on train alone.
         cache: the features that the head was fitted on, where they are at hand.
@@ -50,6 +57,7 @@ class Start:
     backbone: Backbone
     decoder: str
     path: Path | None = None
+    bundle: Bundle | None = None
     head: Head | None = None
     layer: Affine | None = None
     cache: Cache | None = None
@@ -68,8 +76,9 @@ def start_from_head(init: Path, *, cache: Path | None, weights: str | None) -> S
         HeadError: the head is not linear, or cannot be read.
         FingerprintError: the cache holds other features than those of the head.
     """
-    classifier = load_classifier(init, weights=weights)
-    head = classifier.head
+    bundle = read_classifier(init)
+    classifier = make_classifier(bundle, init, weights=weights)
+    head = bundle.head
     if not isinstance(head.model, Affine):
         raise HeadError(
             f"{init} is a {head.kind} head, and fine-tuning starts from a linear one: fit logistic, linear, ridge, lda or "
@@ -77,7 +86,12 @@ def start_from_head(init: Path, *, cache: Path | None, weights: str | None) -> S
         )
     found = cache or default_cache(init)
     opened = None if found is None else open_cache(found)
-    notes = classifier.backbone.notes
+    notes, decoder = classifier.backbone.notes, str(head.spec["decoder"])
+    if decoder == GPU_DECODER:
+        notes += (
+            f"pictures were decoded by {decoder} for the head, and are by {FAST_DECODER} now: pixels differ a little",
+        )
+        decoder = FAST_DECODER
     if opened is not None and opened.fingerprint != head.fingerprint:
         if cache is not None:
             raise FingerprintError(
@@ -87,8 +101,9 @@ def start_from_head(init: Path, *, cache: Path | None, weights: str | None) -> S
         opened = None
     return Start(
         backbone=classifier.backbone,
-        decoder=str(head.spec["decoder"]),
+        decoder=decoder,
         path=init,
+        bundle=bundle,
         head=head,
         layer=head.model,
         cache=opened,
@@ -104,7 +119,7 @@ def start_anew(
     return Start(backbone=loaded, decoder=FAST_DECODER, notes=loaded.notes)
 
 
-def without_val(start: Start, *, n_train: int, n_val: int, val_fraction: float | None) -> Start:
+def without_val(start: Start, pictures: Pictures, *, splits: str | Path | None = None) -> Start:
     """The start, its layer fitted without the validation pictures.
 
     A head is usually fitted again on train and val together. To be compared on val with what is trained on train alone, it
@@ -112,18 +127,25 @@ def without_val(start: Start, *, n_train: int, n_val: int, val_fraction: float |
 
     Args:
         start: with a head, or without.
-        n_train: pictures to train on.
-        n_val: pictures that decide.
-        val_fraction: part of train that they were held out as; None where there is a val split.
+        pictures: that are trained on, and that decide.
+        splits: the manifest that dealt them, if one did.
 
     Raises:
-        UsageError: the head has seen the validation pictures, and its cache is not at hand.
+        UsageError: the head was fitted on other pictures than would be trained on, or has seen the validation pictures and
+            its cache is not at hand.
     """
     head = start.head
-    if head is None or not n_val:
+    if head is None:
         return start
-    dealt = dict(head.fit.get("selection") or {})
-    if not head.fit.get("refit", False) and (dealt.get("n_train"), dealt.get("n_val")) == (n_train, n_val):
+    dealt, ours = dict(head.fit.get("selection") or {}), pictures.dealt
+    _check_deal(dealt, ours)
+    if not len(pictures.val):
+        return start
+    if head.kind == FINETUNED_KIND:
+        _check_held_out(start, pictures)
+        return start
+    same = all(dealt.get(name) == ours.get(name) for name in ("n_train", "n_val", "seed", "val_source"))
+    if not head.fit.get("refit", False) and same:
         return start
     if start.cache is None:
         raise UsageError(
@@ -132,19 +154,15 @@ def without_val(start: Start, *, n_train: int, n_val: int, val_fraction: float |
         )
     from tle.heads.fit import fit_head
 
-    if "sweep" not in head.fit or head.kind == FINETUNED_KIND:
-        raise UsageError(
-            "the classifier was fine-tuned with other pictures held out, so nothing could be compared on these: name the "
-            "pictures that it was trained with"
-        )
     chosen, choice = head.fit["chosen"], head.fit["choice"]
     params = {**head.fit["settings"], **{name: chosen[name] for name in choice.get("settings", ()) if name in chosen}}
     again = fit_head(
         start.cache,
         head=head.kind,
         params=params,
-        seed=int(head.fit["seed"]),
-        val_fraction=val_fraction or 0.0,
+        seed=int(ours["seed"]),
+        val_fraction=ours["val_fraction"] or 0.0,
+        splits=splits,
         refit=False,
     )
     if not isinstance(again.head.model, Affine):
@@ -156,6 +174,33 @@ def without_val(start: Start, *, n_train: int, n_val: int, val_fraction: float |
         f"the head is fitted on train alone ({said or 'its settings'}), so that val can compare it with what is trained"
     )
     return replace(start, layer=again.head.model, notes=(*start.notes, note))
+
+
+def _check_deal(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Refuse to deal pictures otherwise than for the head: some of its test pictures would be trained on."""
+
+    def fitted_on(record: Mapping[str, Any]) -> int:
+        return int(record["n_train"]) + (0 if record.get("folds") else int(record["n_val"]))
+
+    if not {"n_train", "n_val", "n_test_untouched"} <= set(theirs):
+        return
+    found = [(fitted_on(record), int(record["n_test_untouched"])) for record in (theirs, ours)]
+    if found[0] != found[1]:
+        raise UsageError(
+            f"the head was fitted on {found[0][0]:,} pictures and left {found[0][1]:,} for test, here these would be "
+            f"{found[1][0]:,} and {found[1][1]:,}: give the --splits that it was fitted with, or its --cache"
+        )
+
+
+def _check_held_out(start: Start, pictures: Pictures) -> None:
+    """Refuse validation pictures that an earlier fine-tuning trained on."""
+    held_out = {} if start.bundle is None else start.bundle.arrays
+    digests = held_out.get("val_digests", np.zeros(0, np.uint64))
+    if seen := int((~np.isin(pictures.digests[pictures.val], digests)).sum()):
+        raise UsageError(
+            f"{seen} of {len(pictures.val)} pictures that would decide were trained on when {start.path} was made: name the "
+            "pictures, and the --splits, that it was trained with"
+        )
 
 
 def make_network(start: Start, outputs: int, *, seed: int) -> Network:
@@ -198,11 +243,10 @@ def check_start(
             for at in range(0, len(rows), step)
         ]
     )
-    found: dict[str, Any] = {
-        "n": len(rows),
-        "max_abs_difference": float(np.abs(cached_nK - scores_nK).max()),
-        "features": start.cache.spec.get("precision"),
-    }
+    difference = float(np.abs(cached_nK - scores_nK).max())
+    precision = str(start.cache.spec.get("precision"))
+    found: dict[str, Any] = {"n": len(rows), "max_abs_difference": difference, "features": precision}
+    wrong = ""
     if target is Target.CLASS:
         ours, theirs = scores_nK.argmax(1), cached_nK.argmax(1)
         found["accuracy_cache"] = float((theirs == labels).mean())
@@ -210,9 +254,13 @@ def check_start(
         found["agreement"] = float((ours == theirs).mean())
         if (differ := int((ours != theirs).sum())) > max(1, (1 - MIN_AGREEMENT) * len(rows)):
             accuracies = f"accuracy {found['accuracy_network']:.4f} instead of {found['accuracy_cache']:.4f}"
-            raise HeadError(
-                f"before any step the network answers otherwise than the head on {start.cache.path} for {differ} of "
-                f"{len(rows)} pictures ({accuracies}): the cache is of other pictures, weights or another decoder; extract "
-                "and fit again"
-            )
+            wrong = f"for {differ} of {len(rows)} pictures ({accuracies})"
+    scale = max(1.0, float(np.abs(cached_nK).max()))  # of probabilities 1, of a regression its largest value
+    if not wrong and difference > scale * _TOLERANCE.get(precision, _ROUGH_TOLERANCE):
+        wrong = f"by up to {difference:.2g}"
+    if wrong:
+        raise HeadError(
+            f"before any step the network answers otherwise than the head on {start.cache.path}, {wrong}: the cache is of "
+            "other pictures, weights or another decoder; extract and fit again"
+        )
     return found

@@ -4,6 +4,7 @@
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,13 +134,14 @@ def _scored_from_checkpoint(found: dict[str, Any], pictures: Pictures) -> Scored
     return Scored(rows, found["scores"].numpy(), pictures.labels[rows], found["loss"], found["metric"])
 
 
-def run_identity(setting: Setting, *, backbone_digest: str, head_digest: str) -> dict[str, Any]:
+def run_identity(setting: Setting, *, backbone: Mapping[str, Any], head_digest: str, unit_rows: bool) -> dict[str, Any]:
     """What makes two runs the same training, JSON-able: options, data, weights, precision, processes.
 
     Args:
         setting: what the training works with.
-        backbone_digest: of the weights that it starts from.
-        head_digest: likewise of the head.
+        backbone: its spec: name, digest of the weights that it starts from, layer and pooling.
+        head_digest: of the layer that it starts from.
+        unit_rows: whether rows are brought to length 1 before that.
     """
     pictures = setting.pictures
     data = hashlib.sha256()
@@ -153,8 +155,10 @@ def run_identity(setting: Setting, *, backbone_digest: str, head_digest: str) ->
         "device": setting.device,
         "processes": setting.processes.world,
         "pictures": data.hexdigest()[:32],
-        "classes": len(pictures.classes),
-        "backbone": backbone_digest,
+        "target": str(pictures.target),
+        "classes": hashlib.sha256("\0".join(pictures.classes).encode()).hexdigest()[:32],
+        **{f"backbone {name}": backbone[name] for name in ("name", "weights_digest", "layer", "pool")},
+        "unit_rows": unit_rows,
         "head": head_digest,
         "decoder": setting.decoding.decoder,
         "preprocess": setting.decoding.preprocess.describe(),

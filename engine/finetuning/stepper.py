@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from tle.enums import Target
 from tle.errors import HeadError
@@ -109,11 +109,25 @@ class Stepper:
             parameter.requires_grad_(name not in frozen)
         if self._setting.processes.world > 1:
             ids = [self._setting.processes.local_rank] if self._setting.device == "cuda" else None
-            # Auxiliary classifiers are parameters that no output depends on, for whose gradients nobody may wait.
-            idle = any(getattr(module, "aux_logits", False) for module in self.network.modules())
+            idle = self._has_idle_parameters()
+            apply_mode(self.network.backbone, frozen, self._setting.options.batchnorm)
             self._model = DistributedDataParallel(
                 self.network, device_ids=ids, broadcast_buffers=False, find_unused_parameters=idle
             )
+
+    def _has_idle_parameters(self) -> bool:
+        """Whether the output depends on less than all that is trained: for such gradients no process may wait.
+
+        Auxiliary classifiers are of this kind, and whatever a user's network has to spare. Leaves the network in train mode.
+        """
+        height, width = self._setting.decoding.preprocess.crop
+        self.network.eval()
+        pixels = torch.zeros(1, height, width, 3, dtype=torch.uint8, device=self._setting.device)
+        self.network(pixels).sum().backward()
+        idle = any(value.requires_grad and value.grad is None for value in self._parameters.values())
+        self._optimizer.zero_grad(set_to_none=True)
+        self.network.train()
+        return idle
 
     def take(self, batches: Sequence[Batch], *, epoch: int, step: int, count: int) -> Taken:
         """Take one step.
@@ -250,5 +264,11 @@ class Stepper:
 
 
 def _moving_average(network: nn.Module, decay: float) -> AveragedModel:
-    average_weights = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    return AveragedModel(network, multi_avg_fn=average_weights)
+    """An average that forgets its start: at step t its decay is at most (1 + t) / (10 + t), as TensorFlow's and timm's."""
+
+    @torch.no_grad()
+    def average(kept: list[torch.Tensor], now: list[torch.Tensor], n_averaged: torch.Tensor | int) -> None:
+        t = int(n_averaged)
+        torch._foreach_lerp_(kept, now, 1.0 - min(decay, (1 + t) / (10 + t)))
+
+    return AveragedModel(network, multi_avg_fn=average)  # type: ignore[arg-type]

@@ -74,7 +74,7 @@ def train(photos):
     def run(output="a.tle", *, images=photos, init="none", network="make", overwrite=False, progress=False, **options):
         made = {"backbone": f"tinynet:{network}", "overrides": tle.PreprocessOverrides(resize=28, crop=24)}
         values = {"epochs": 2, "batch_size": 4, "workers": 2, "device": "cpu", "optimizer": "sgd", **options}
-        from_cache = {name: values.pop(name) for name in ("cache", "weights", "target") if name in values}
+        from_cache = {name: values.pop(name) for name in ("cache", "weights", "target", "splits") if name in values}
         return tle.finetune(
             images,
             output,

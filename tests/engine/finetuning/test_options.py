@@ -17,13 +17,13 @@ def test_defaults_go_with_the_optimizer_and_what_is_given_counts():
 
 def test_rates_fall_by_layer_unless_something_else_says_how_they_go():
     assert FinetuneOptions().by_layer == 0.75
-    assert FinetuneOptions(lr_rules=(("head", 1e-3),)).by_layer is None
+    assert FinetuneOptions(lr_rules=(("head", 1e-3),), freeze_rest=True).by_layer is None
     assert FinetuneOptions(lr_range=(1e-5, 1e-3)).by_layer is None
     assert FinetuneOptions(lr_rules=(("head", 1e-3),), layer_decay=0.5).by_layer == 0.5
 
 
 def test_the_record_is_json_with_defaults_filled_in():
-    record = FinetuneOptions(lr_rules=(("head", 1e-3),), freeze=("stem",)).to_dict()
+    record = FinetuneOptions(lr_rules=(("head", 1e-3),), lr_rest=1e-5, freeze=("stem",)).to_dict()
     assert json.loads(json.dumps(record))["lr_rules"] == [["head", 1e-3]]
     assert (record["lr"], record["weight_decay"], record["freeze"]) == (3e-4, 0.05, ["stem"])
 
@@ -41,11 +41,18 @@ def test_the_record_is_json_with_defaults_filled_in():
         ({"batch_size": 2.5}, "--batch-size takes a whole number from 1 on, got 2.5"),
         ({"lr": 0.0}, "--lr takes a number above 0"),
         ({"lr": float("nan")}, "--lr takes a number above 0, got nan"),
-        ({"momentum": 1.0}, "--momentum takes a number from 0 to below 1, got 1.0"),
+        ({"momentum": 1.0, "optimizer": "sgd"}, "--momentum takes a number from 0 to below 1, got 1.0"),
         ({"ema": -0.1}, "--ema takes"),
         ({"weight_decay": float("nan")}, "--weight-decay takes a number of at least 0"),
         ({"patience": 1.5}, "--patience takes a number of epochs"),
         ({"seed": -1}, "seed"),
+        ({"momentum": 0.9}, "--momentum is of sgd and lars, adamw has none"),
+        ({"crop_scale": (0.5, 1.0), "random_crop": False}, "--no-random-crop leaves out"),
+        ({"warmup_groups": ("head",), "schedule": "one-cycle"}, "--warmup-groups needs a warmup"),
+        ({"warmup_groups": ("head",), "warmup": "0"}, "--warmup-groups needs a warmup"),
+        ({"lr": 1e-3, "lr_range": (1e-5, 1e-3)}, "says nothing beside --lr-range"),
+        ({"lr": 1e-3, "lr_rules": (("head", 1e-2),), "lr_rest": 1e-5}, "--lr 0.001 says nothing beside rules"),
+        ({"lr_rules": (("head", 1e-2),)}, "leaves the other parameters open"),
         ({"class_weights": True, "balanced_sampling": True}, "the same twice"),
     ],
 )

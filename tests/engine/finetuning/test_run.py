@@ -89,7 +89,7 @@ def test_pictures_that_are_not_those_of_the_cache_show_before_any_step(train, fi
         file.write_bytes(
             content[: len(before)].ljust(len(before), b"\0")
         )  # of the same size, so that only looking helps
-    with pytest.raises(HeadError, match=r"answers otherwise than the head on .*photos.h5 for \d+ of") as caught:
+    with pytest.raises(HeadError, match=r"answers otherwise than the head on .*photos.h5, for \d+ of") as caught:
         train(init=head)
     assert "\n" not in str(caught.value)
 

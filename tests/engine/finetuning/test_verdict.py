@@ -60,3 +60,36 @@ def test_a_metric_that_is_not_defined_compares_nothing():
     found = judge(head, tuned, target=Target.REGRESSION, metric="r2", keep="best", seed=0)
     assert (found["kept"], found["difference"]) == ("head", None)
     assert "not defined" in describe_verdict(found)
+
+
+def spread(margins, labels):
+    """Two classes; log-odds of the true one, a picture."""
+    p = 1 / (1 + np.exp(-np.asarray(margins)))
+    scores = np.where(labels[:, None] == np.arange(2), p[:, None], 1 - p[:, None]).astype("f")
+    return Scored(np.arange(len(labels)), scores, labels, 0.0, float((p > 0.5).mean()))
+
+
+def test_where_accuracies_tie_the_true_class_s_probability_decides_and_only_by_more_than_noise():
+    labels = np.arange(200) % 2
+    rng = np.random.default_rng(0)
+    right = np.where(np.arange(200) < 160, 1.0, -1.0)
+    margins = right * rng.uniform(0.1, 3.0, 200)
+    head = spread(margins, labels)
+    better = spread(np.where(right > 0, 2.0, -0.2), labels)
+    found = verdict(head, better)
+    assert found["difference"] == 0
+    assert (found["kept"], found["decided_by"]) == ("finetuned", "truth")
+    assert found["truth"]["finetuned"] > found["truth"]["head"]
+    assert "both at their best temperature" in describe_verdict(found)
+    same = spread(margins * (1 + 0.05 * rng.normal(size=200)), labels)
+    assert (verdict(head, same)["kept"], verdict(head, same)["decided_by"]) == ("head", None)
+
+
+def test_being_more_or_less_sure_is_no_merit_and_a_worse_accuracy_is_never_outweighed():
+    labels = np.arange(200) % 2
+    margins = np.where(np.arange(200) < 160, 1.0, -1.0) * np.linspace(0.5, 6.0, 200)
+    for factor in (0.2, 2.0):
+        assert verdict(spread(margins, labels), spread(margins * factor, labels))["kept"] == "head"
+    worse = np.where(np.arange(200) < 159, 9.0, -0.1)
+    found = verdict(spread(margins, labels), spread(worse, labels))
+    assert (found["kept"], found["truth"]) == ("head", None)
