@@ -30,7 +30,8 @@ def export(
         classifier: A head (NAME.head) or a classifier (NAME.tle).
         output: The file to write, NAME.tle, NAME.onnx or NAME.pt2.
         to: What to write, where the name's ending does not say it.
-        images: A folder or manifest of pictures to compare on, by default those that the classifier was made from.
+        images: A folder or manifest of pictures to compare a graph on, by default those that the classifier was made from.
+            For a head that becomes a .tle: those that it was fitted on, to be written down in it.
         int8: Quantise the backbone of an .onnx, and measure on labelled pictures what that costs.
         split: The pictures to measure the cost of int8 on, by default val.
         weights: Where the backbone's weights are now, if not where they were; their digest has to be the same.

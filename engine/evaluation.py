@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from tle.bundle import Bundle, read_classifier
 from tle.cache import Cache, open_cache
 from tle.enums import Target
-from tle.errors import UsageError
-from tle.files import check_output, publish
+from tle.errors import SourceError, UsageError
+from tle.files import check_output, part_path, publish
 from tle.heads.head import Head
 from tle.heads.params import check_seed
 from tle.labelling import match_labels
@@ -120,6 +120,8 @@ def evaluate(
             weights are.
         HeadError: another target, a class that the head does not know, no picture to measure, or features that are not
             finite.
+        SourceError: there are no such data, or the pictures cannot be listed or have no labels.
+        CacheError: the cache cannot be read.
         UsageError: an unknown split, none was named and there is no safe one, or a seed out of range.
         OutputError: the output cannot be written, or is an input; found out before anything is measured.
     """
@@ -146,8 +148,17 @@ def evaluate(
 
 
 def _names_pictures(path: Path) -> bool:
-    """Whether a path is of pictures rather than of a cache, by what it is or is called."""
-    return path.is_dir() or path.suffix.lower() in MANIFEST_SUFFIXES
+    """Whether a path is of pictures rather than of a cache, by what it is or is called.
+
+    Raises:
+        SourceError: there is nothing, and the name does not tell what should be.
+    """
+    if path.is_dir() or path.suffix.lower() in MANIFEST_SUFFIXES:
+        return True
+    # Of an extraction that did not finish, opening the cache says so.
+    if not path.exists() and not part_path(path).exists():
+        raise SourceError(f"no such cache, folder or manifest: {path}")
+    return False
 
 
 def _measure(head: Head, scored: Scored, seed: int, *, pictures: bool) -> Evaluation:

@@ -81,9 +81,9 @@ def export(
     Args:
         classifier: a head or a classifier.
         output: the file to write.
-        to: "tle", "onnx" or "torch-export"; None goes by the suffix of `output`.
+        to: "tle", "onnx" or "torch-export"; None goes by the suffix of `output`, which may not say something else.
         images: a folder or manifest of pictures to compare on; None takes those that the classifier was made from, where it
-            knows them. Of a .tle: the pictures that it is recorded to be made from.
+            knows them. To a .tle: those that it was made from, to be written down where it does not know them.
         int8: quantise the backbone of an ONNX graph. Labelled pictures are needed, to take ranges from and to measure on.
         split: for int8: which pictures to measure its cost on; None takes val.
         weights: where the backbone's weights are now, if not where they were.
@@ -140,6 +140,10 @@ def _format(path: Path, to: str | None) -> str:
     if to is not None:
         if to not in FORMATS.values():
             raise UsageError(f"--to takes {', '.join(FORMATS.values())}, got {to!r}")
+        if (called := FORMATS.get(path.suffix.lower(), to)) != to:
+            raise UsageError(
+                f"--to {to} and the name {path.name}, which says {called}, differ: leave --to out, or name another file"
+            )
         return to
     if path.suffix.lower() not in FORMATS:
         raise UsageError(
@@ -243,6 +247,11 @@ def _export_tle(
     bundle: Bundle, origin: Path, path: Path, images: str | Path | None, weights: str | None
 ) -> ExportResult:
     """Put everything that is known into one .tle; of a frozen backbone that is where its weights are, not they."""
+    if images is not None and bundle.data:  # what was trained on would be replaced by what was not
+        raise UsageError(
+            f"{origin} knows the pictures that it was made from ({bundle.data.get('images')}), and a .tle is not compared on "
+            "any: leave --images out"
+        )
     recorded, _ = check_recorded(bundle.head, origin)
     notes: tuple[str, ...] = ()
     if weights is not None:

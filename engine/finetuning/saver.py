@@ -48,6 +48,7 @@ class Saver:
     def leave(self) -> str:
         """Write it, and say how to go on."""
         self.save()
+        self._processes.barrier()  # who starts the processes may kill the rest once one has left
         return f"the same command goes on at step {self._trainer.state.step:,} ({self.path} has it)"
 
     def restore(self, *, overwrite: bool) -> bool:

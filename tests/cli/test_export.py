@@ -68,6 +68,9 @@ def test_what_cannot_be_is_one_line(made, capsys):
         (["export", "f.tle", "-o", "f.pt2", "--int8"], 2, "--int8"),
         (["export", "f.tle", "-o", "f.onnx", "--images", "nowhere"], 1, "no such folder or manifest"),
         (["export", "f.tle", "-o", "f.onnx", "--weights", "none"], 2, "leave --weights out"),
+        (["export", "f.tle", "-o", "g.tle", "--images", "photos/val"], 2, "leave --images out"),
+        (["export", "f.tle", "-o", "odd.tle", "--to", "onnx"], 2, "--to onnx and the name odd.tle"),
+        (["evaluate", "f.tle", "nowhere/"], 1, "no such cache, folder or manifest: nowhere"),
         (["predict", "f.tle", "photos", "-o", "p.csv", "--weights", "none"], 2, "leave --weights out"),
         (["evaluate", "junk.tle", "photos"], 1, "junk.tle"),
         (["inspect", "junk.tle"], 1, "junk.tle"),
@@ -75,4 +78,4 @@ def test_what_cannot_be_is_one_line(made, capsys):
     ):
         assert main(arguments) == code, arguments
         assert message in one_line(capsys), arguments
-    assert not list(made.glob("f.onnx*"))
+    assert {path.name for path in made.iterdir()} == {"photos", "f.tle", "junk.tle"}

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import tle
-from tle.images import EXACT_DECODER, FAST_DECODER
+from tle.images import EXACT_DECODER, FAST_DECODER, load
 
 README = Path(__file__).parents[3] / "README.md"
 N = 200
@@ -60,6 +61,41 @@ def test_it_is_short_and_needs_three_packages_alone():
         for alias in ([ast.alias(node.module)] if isinstance(node, ast.ImportFrom) else node.names)
     }
     assert imported - set(sys.stdlib_module_names) == {"numpy", "onnxruntime", "PIL"}
+
+
+@pytest.mark.parametrize("resize", [40, (36, 50), "none"])
+def test_it_prepares_pictures_of_every_kind_as_tle_does(resize, make_images, tmp_path, monkeypatch):
+    """Any resize, upright or turned, transparent in any form, grey: the same pixels, bit for bit."""
+    monkeypatch.chdir(tmp_path)
+    make_images(Path("photos"), per_class=2, size=(60, 47))
+    options = tle.PreprocessOverrides(resize=resize, crop=(30, 33), interpolation="bicubic")
+    tle.extract("photos", "c.h5", backbone="torchvision/squeezenet1_1", weights="none", overrides=options)
+    tle.fit_head("c.h5", "c.head", params={"C": 1.0})
+    tle.export("c.head", "photos.onnx", images="photos")
+    preprocess = tle.load_classifier("c.head").backbone.preprocess
+    code = compile(snippet(), "snippet.py", "exec")
+    for name in write_odd_pictures():
+        names = {"__name__": "__main__"}
+        monkeypatch.setattr(sys, "argv", ["snippet.py", name])
+        exec(code, names)
+        want = load(Path(name).read_bytes(), preprocess, decoder=EXACT_DECODER)
+        np.testing.assert_array_equal(names["pixels"][0], want, err_msg=name)
+
+
+def write_odd_pictures():
+    """Pictures of 61 x 44 and the other way round, in files of the working folder; their names."""
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (44, 61, 4)).astype(np.uint8), "RGBA")
+    image.save("alpha.png")
+    image.convert("LA").save("grey-alpha.png")
+    image.convert("RGB").quantize(16).save("palette.png", transparency=3)
+    image.convert("L").save("grey.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    image.convert("RGB").save("turned.jpg", exif=turned)
+    image.convert("CMYK").save("cmyk.jpg")
+    image.convert("RGB").transpose(Image.Transpose.ROTATE_90).save("tall.png")
+    return ["alpha.png", "grey-alpha.png", "palette.png", "grey.png", "turned.jpg", "cmyk.jpg", "tall.png"]
 
 
 @pytest.mark.realdata

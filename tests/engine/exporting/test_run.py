@@ -115,6 +115,14 @@ def test_a_tle_again_is_the_same_file(finetuned, tmp_path):
     assert tle.export(finetuned, tmp_path / "g.tle").path.read_bytes() == finetuned.read_bytes()
 
 
+def test_pictures_that_a_classifier_was_made_from_are_not_replaced_by_others(finetuned, photos, tmp_path):
+    with pytest.raises(
+        UsageError, match=r"knows the pictures that it was made from \(.*photos\), .*: leave --images out"
+    ):
+        tle.export(finetuned, tmp_path / "g.tle", images=photos / "val")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_weights_that_moved_are_looked_at_and_written_down(photos, tmp_path):
     import torch
     import torchvision
@@ -197,6 +205,12 @@ def test_bad_pictures_are_left_out_of_the_comparison(finetuned, photos, tmp_path
         ("f.bin", {}, r"--output takes a name that ends in \.tle, \.onnx, \.pt2"),
         ("f.onnx", {"to": "coreml"}, "--to takes tle, onnx, torch-export"),
         ("f.pt2", {"int8": True}, r"--int8 goes with an \.onnx"),
+        (
+            "f.tle",
+            {"to": "onnx"},
+            r"--to onnx and the name f\.tle, which says tle, differ: leave --to out, or name another",
+        ),
+        ("f.ONNX", {"to": "torch-export"}, r"--to torch-export and the name f\.ONNX, which says onnx, differ"),
         ("f.onnx", {"split": "val"}, "goes with it alone"),
         ("f.onnx", {"int8": True, "split": "testing"}, "split should be one of"),
     ],

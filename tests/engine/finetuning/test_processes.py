@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,30 @@ COMMAND = [
     "--optimizer", "sgd", "--device", "cpu", "--workers", "1", "--freeze", "stem", "--warmup", "0",
     "--lr", "0.05", "--keep", "last", "--batch-size", "16", "--json",
 ]  # fmt: skip
+
+
+# A network whose second process gets a real SIGINT in the middle of a step.
+STOPPING = """
+import os
+import signal
+
+from tinynet import Net
+
+
+class Stopping(Net):
+    left = int(os.environ.get("STOP_IN_STEP", "0"))
+
+    def forward(self, x):
+        if self.training and os.environ.get("RANK") == "1":
+            Stopping.left -= 1
+            if Stopping.left == 0:
+                signal.raise_signal(signal.SIGINT)
+        return super().forward(x)
+
+
+def make():
+    return Stopping(0.3)
+"""
 
 
 @pytest.fixture
@@ -90,6 +115,40 @@ def test_a_signal_to_one_process_stops_all_of_them_after_the_same_step(photos, e
     assert ends[0].startswith("tle: interrupted; the same command goes on at step ")
     assert [out for out, _ in told] == ["", ""]
     assert "Traceback" not in told[0][1] + told[1][1]
+
+
+def test_two_processes_that_were_stopped_end_bit_for_bit_as_two_that_were_not(
+    photos, environment, tmp_path, assert_same
+):
+    """Dropout, trained BatchNorm, mixup, moments and a moving average, stopped in step 7 of 15, the second of epoch 2."""
+    (tmp_path / "stopping.py").write_text(STOPPING)
+    environment["PYTHONPATH"] += f"{os.pathsep}{tmp_path}"
+    arguments = [
+        "photos", "--init", "none", "--backbone", "stopping:make", "--resize", "28", "--crop", "24", "--device", "cpu",
+        "--workers", "1", "--batch-size", "2", "--epochs", "3", "--bn", "train", "--mixup", "0.4", "--ema", "0.9",
+        "--lr", "1e-3", "--keep", "last",
+    ]  # fmt: skip
+
+    def run(output, stop=0):
+        return subprocess.run(
+            [*TORCHRUN, *arguments, "-o", output],
+            env={**environment, "STOP_IN_STEP": str(stop)},
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+
+    whole, stopped = run("whole.tle"), run("parts.tle", stop=7)
+    assert whole.returncode == 0, whole.stderr
+    assert stopped.returncode != 0
+    assert "the same command goes on at step 7 (parts.tle.checkpoint has it)" in stopped.stderr
+    assert not Path("parts.tle").exists()
+    rest = run("parts.tle")
+    assert rest.returncode == 0, rest.stderr
+    assert "going on from parts.tle.checkpoint: step 7, epoch 2" in rest.stderr
+    assert [row["step"] for row in read_bundle("parts.tle").training["history"]] == [0, 5, 10, 15]
+    assert_same("whole.tle", "parts.tle")
 
 
 def test_one_process_needs_no_others():

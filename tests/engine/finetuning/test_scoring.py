@@ -59,6 +59,24 @@ def test_scores_that_are_not_finite_are_one_line():
         score(Broken(), batches([1, 2, 4, 6]))
 
 
+def test_what_a_network_keeps_of_its_first_forward_can_be_trained_through():
+    class Positions(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale, self.places = torch.nn.Parameter(torch.ones(())), None
+
+        def forward(self, pixels):
+            if self.places is None:
+                self.places = torch.linspace(1, 2, pixels.shape[1])
+            return (pixels.float().mean(2) * self.scale * self.places[:, None]).mean(1)
+
+    network = Positions()
+    score(network, batches([1, 2, 4, 6]))
+    (batch,) = batches([1, 2])
+    network.train()(batch.pixels).sum().backward()
+    assert network.scale.grad == 2 * 1.5 * 10
+
+
 def scored(metric, loss):
     empty = np.zeros(0)
     return Scored(empty, empty, empty, loss, metric)
