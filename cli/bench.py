@@ -9,8 +9,7 @@ import tle
 from tle.cli.backbone import BackboneFlags
 from tle.cli.execution import ExecutionFlags
 from tle.cli.output import Json, print_json, print_table
-from tle.errors import UsageError
-from tle.files import check_output
+from tle.plotting import check_plot
 from tle.progress import tell
 
 
@@ -38,13 +37,8 @@ def bench(
         plot: Draw the rates into this PNG, PDF or SVG file.
         overwrite: Replace an existing picture.
     """
-    from tle.bench_plot import check_plotting, plot_bench, plot_formats
-
     if plot is not None:
-        if plot.suffix.lower() not in plot_formats():
-            raise UsageError(f"--plot takes a name that ends in {', '.join(plot_formats())}, got {plot.name!r}")
-        check_plotting()
-        check_output(plot, overwrite=overwrite, inputs=[images])
+        check_plot(plot, overwrite=overwrite, inputs=[images])
     result = tle.bench(
         images,
         backbone=backbone,
@@ -57,6 +51,8 @@ def bench(
         say=lambda line: tell([line], shown=True),
     )
     if plot is not None:
+        from tle.bench_plot import plot_bench
+
         plot_bench(result, plot)
     if json:
         print_json(result)

@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 import tle
 from tle.cli.output import Json, print_json, print_table
+from tle.plotting import check_plot
 from tle.progress import tell
 
 
@@ -49,8 +50,6 @@ def compare(
         overwrite: Replace an existing JSON file or picture.
     """
     if plot is not None:
-        from tle.comparison_plot import check_plot
-
         check_plot(plot, overwrite=overwrite, inputs=[*caches, *([splits] if splits else [])])
     result = tle.compare(
         caches,

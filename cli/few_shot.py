@@ -8,6 +8,7 @@ from cyclopts import Parameter
 import tle
 from tle.cli.output import Json, print_json, print_table
 from tle.errors import UsageError
+from tle.plotting import check_plot
 from tle.progress import tell
 
 
@@ -47,8 +48,6 @@ def few_shot(
     """
     numbers = _parse_shots(shots)
     if plot is not None:
-        from tle.comparison_plot import check_plot
-
         check_plot(plot, overwrite=overwrite, inputs=[cache, *([splits] if splits else [])])
     result = tle.few_shot(
         cache,

@@ -10,7 +10,7 @@ from tle.cli.backbone import BackboneFlags
 from tle.cli.output import Json, print_json, print_table
 from tle.cli.training import TrainingFlags
 from tle.errors import UsageError
-from tle.files import check_output
+from tle.plotting import check_plot
 
 if TYPE_CHECKING:
     from tle.finetuning.conclusion import FinetuneResult
@@ -74,7 +74,7 @@ def finetune(
     if images is None or output is None:
         raise UsageError("tle finetune takes the pictures and an --output, NAME.tle (--show-groups needs neither)")
     if plot is not None:
-        _check_plot(plot, output, overwrite=overwrite, inputs=[images])
+        check_plot(plot, overwrite=overwrite, inputs=[images], output=output)
     result = tle.finetune(images, output, cache=cache, splits=splits, overwrite=overwrite, progress=True, **common)
     if result.path is None:  # one of several processes, and not the first
         return
@@ -97,15 +97,6 @@ def _show_groups(images: Path | None, common: dict[str, Any], *, batchnorm: str,
         print_json({"groups": [group.to_dict(batchnorm) for group in groups]})
         return
     print_table(describe_groups(groups, batchnorm), header=GROUP_COLUMNS)
-
-
-def _check_plot(plot: Path, output: Path, *, overwrite: bool, inputs: list[Path]) -> None:
-    from tle.bench_plot import check_plotting, plot_formats
-
-    if plot.suffix.lower() not in plot_formats():
-        raise UsageError(f"--plot takes a name that ends in {', '.join(plot_formats())}, got {plot.name!r}")
-    check_plotting()
-    check_output(plot, overwrite=overwrite, inputs=[*inputs, output])
 
 
 def _print(result: "FinetuneResult") -> None:

@@ -8,8 +8,7 @@ from cyclopts import Parameter
 
 import tle
 from tle.cli.output import Json, Output, print_json, print_table
-from tle.errors import UsageError
-from tle.files import check_output
+from tle.plotting import check_plot
 from tle.progress import tell
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ def fit_head(
         overwrite: Replace an existing head or picture.
     """
     if plot is not None:
-        _check_plot(plot, overwrite=overwrite, inputs=[cache, *([splits] if splits else [])], output=output)
+        check_plot(plot, overwrite=overwrite, inputs=[cache, *([splits] if splits else [])], output=output)
     result = tle.fit_head(
         cache,
         output,
@@ -95,17 +94,6 @@ def fit_head(
     print(f"on val, before the last fit: {figures or 'nothing could be measured, there are no val pictures'}")
     if result.calibration is not None:
         print(_calibration_line(result.calibration))
-
-
-def _check_plot(plot: Path, *, overwrite: bool, inputs: list[Path], output: Path) -> None:
-    from tle.bench_plot import check_plotting, plot_formats
-
-    if plot.suffix.lower() not in plot_formats():
-        raise UsageError(f"--plot takes a name that ends in {', '.join(plot_formats())}, got {plot.name!r}")
-    if plot.resolve() == output.resolve():
-        raise UsageError(f"--plot and --output name the same file, {plot}: give two")
-    check_plotting()
-    check_output(plot, overwrite=overwrite, inputs=inputs)
 
 
 def _plot(result: "FitResult", plot: Path) -> None:

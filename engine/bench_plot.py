@@ -1,13 +1,9 @@
 """The picture of a benchmark: a bar a stage, and the two lines that matter: what the stages allow, and what was reached."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 from tle.benchmark import BenchResult
-from tle.errors import MissingPackageError
-from tle.files import publish
-
-_FORMATS = (".png", ".pdf", ".svg")
+from tle.plotting import check_plotting, save_figure
 
 
 def plot_bench(result: BenchResult, path: Path) -> None:
@@ -43,20 +39,4 @@ def plot_bench(result: BenchResult, path: Path) -> None:
     axes.invert_yaxis()
     axes.set_title(f"{result.backbone}, {result.runtime}, {result.threads} threads")
     axes.legend(loc="lower right")
-    with publish(path) as file:
-        figure.savefig(file, format=path.suffix.lower().removeprefix("."), dpi=120)
-
-
-def check_plotting() -> None:
-    """Find out before any work whether a picture can be drawn.
-
-    Raises:
-        MissingPackageError: matplotlib is not installed.
-    """
-    if find_spec("matplotlib") is None:
-        raise MissingPackageError("--plot needs matplotlib: pip install matplotlib")
-
-
-def plot_formats() -> tuple[str, ...]:
-    """Suffixes that `plot_bench` writes."""
-    return _FORMATS
+    save_figure(figure, path)

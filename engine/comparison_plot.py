@@ -3,28 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from tle.bench_plot import check_plotting, plot_formats
 from tle.comparison import Comparison
-from tle.errors import UsageError
 from tle.fewshot import FewShot
-from tle.files import check_output, publish
+from tle.plotting import check_plotting, save_figure
 from tle.ranking import show_figure
 
 _BEST, _NEAR, _FAR = "#2980b9", "#7f8c8d", "#c0392b"
-
-
-def check_plot(path: Path, *, overwrite: bool, inputs: list[Path]) -> None:
-    """Refuse a picture that cannot be drawn or written, before any work is done.
-
-    Raises:
-        UsageError: the suffix is none of a picture.
-        MissingPackageError: matplotlib is not installed.
-        OutputError: the file cannot be written.
-    """
-    if path.suffix.lower() not in plot_formats():
-        raise UsageError(f"--plot takes a name that ends in {', '.join(plot_formats())}, got {path.name!r}")
-    check_plotting()
-    check_output(path, overwrite=overwrite, inputs=inputs)
 
 
 def plot_comparison(result: Comparison, path: Path) -> None:
@@ -61,7 +45,7 @@ def plot_comparison(result: Comparison, path: Path) -> None:
         axes.set_ylim(len(result.contenders) - 0.5, -0.5)
         axes.grid(axis="x", alpha=0.3)
     figure.suptitle(f"{result.head} head, measured on {result.measured_on}")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_few_shot(result: FewShot, path: Path) -> None:
@@ -90,7 +74,7 @@ def plot_few_shot(result: FewShot, path: Path) -> None:
     axes.set_ylabel(f"{result.metric}, {result.n:,} pictures")
     axes.set_title(f"{result.head} head, {result.n_classes} classes, mean of {result.repeats} with 95 % interval")
     axes.grid(alpha=0.3)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _figure(columns: int, *, height: float) -> tuple[Any, Any]:
@@ -101,8 +85,3 @@ def _figure(columns: int, *, height: float) -> tuple[Any, Any]:
     figure = Figure(figsize=(9 if columns > 1 else 7, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(1, columns, squeeze=False)[0]
-
-
-def _save(figure: Any, path: Path) -> None:
-    with publish(path) as file:
-        figure.savefig(file, format=path.suffix.lower().removeprefix("."), dpi=120)

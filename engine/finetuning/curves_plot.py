@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tle.bench_plot import check_plotting
-from tle.files import publish
+from tle.plotting import check_plotting, save_figure
 
 
 def plot_curves(training: Mapping[str, Any], lr_SG: NDArray[np.float64], path: Path) -> None:
@@ -55,5 +54,4 @@ def plot_curves(training: Mapping[str, Any], lr_SG: NDArray[np.float64], path: P
     rates.set_ylabel("learning rate")
     if len(moving) <= 12:
         rates.legend(fontsize="x-small")
-    with publish(path) as file:
-        figure.savefig(file, format=path.suffix.lower().removeprefix("."), dpi=120)
+    save_figure(figure, path)

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tle.bench_plot import check_plotting
-from tle.files import publish
+from tle.plotting import check_plotting, save_figure
 
 _LOG_FROM = 10.0  # largest over smallest value from which an axis is logarithmic
 _LINES = 10  # more lines than colours tell nothing
@@ -63,8 +62,7 @@ def plot_sweep(trials: Sequence[Mapping[str, Any]], choice: Mapping[str, Any], p
             axes.set_xscale("log")
     axes.set_xlabel(across or "setting")
     figure.suptitle(title or f"{metric}, standard errors {choice['standard_error']}", fontsize="medium")
-    with publish(path) as file:
-        figure.savefig(file, format=path.suffix.lower().removeprefix("."), dpi=120)
+    save_figure(figure, path)
 
 
 def varying_settings(trials: Sequence[Mapping[str, Any]], choice: Mapping[str, Any]) -> list[str]:

@@ -4,8 +4,8 @@ from importlib.util import find_spec
 import pytest
 from PIL import Image
 
-from tle import bench_plot
-from tle.bench_plot import plot_bench, plot_formats
+from tle import plotting
+from tle.bench_plot import plot_bench
 from tle.benchmark import BenchResult, Stage
 from tle.errors import MissingPackageError, OutputError
 
@@ -50,7 +50,7 @@ def test_a_png_is_a_picture_of_some_size(tmp_path):
 @needs_matplotlib
 @pytest.mark.parametrize(("suffix", "start"), [(".pdf", b"%PDF"), (".svg", b"<?xml"), (".PNG", b"\x89PNG")])
 def test_the_suffix_says_the_format(tmp_path, suffix, start):
-    assert suffix.lower() in plot_formats()
+    assert suffix.lower() in plotting.FORMATS
     path = tmp_path / f"p{suffix}"
     plot_bench(RESULT, path)
     assert path.read_bytes().startswith(start)
@@ -72,7 +72,7 @@ def test_a_folder_that_is_gone_is_one_line(tmp_path):
 
 
 def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(bench_plot, "find_spec", lambda _: None)
+    monkeypatch.setattr(plotting, "find_spec", lambda _: None)
     with pytest.raises(MissingPackageError, match="pip install matplotlib"):
         plot_bench(RESULT, tmp_path / "p.png")
     assert not list(tmp_path.iterdir())
