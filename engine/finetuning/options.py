@@ -62,7 +62,8 @@ class FinetuneOptions:
         patience: epochs without a better validation metric after which to stop; 0 never stops.
         metric: what epochs are compared by; None takes accuracy, for multi-label mAP, for regression mse.
         keep: one of `KEEP`: the best epoch if it beats the frozen head by more than noise (`tle.finetuning.verdict`), else
-            the head; the best epoch; the last epoch.
+            the head; the best epoch; the last epoch. The best is that of the best metric, and of those that it does not
+            tell apart the one of the least loss.
         val_fraction: part of train held out where there is neither a val split nor a head that says; None takes 0.1.
         seed: seed of all that is random.
         checkpoint_minutes: time between checkpoints.

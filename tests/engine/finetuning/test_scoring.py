@@ -77,14 +77,23 @@ def test_what_a_network_keeps_of_its_first_forward_can_be_trained_through():
     assert network.scale.grad == 2 * 1.5 * 10
 
 
-def scored(metric, loss):
-    empty = np.zeros(0)
-    return Scored(empty, empty, empty, loss, metric)
+def scored(metric, loss, right=0, n=100):
+    """Two classes, of which the first `right` of n pictures are told rightly."""
+    labels = np.zeros(n, np.int64)
+    hit = (np.arange(n) < right).astype(np.float32)
+    return Scored(np.arange(n), np.stack([hit, 1 - hit], 1), labels, loss, metric)
 
 
 def test_better_is_by_the_metric_then_by_the_loss():
-    assert scored(0.9, 5.0).beats(scored(0.8, 1.0), "accuracy")
     assert not scored(0.9, 1.0).beats(scored(0.8, 5.0), "nll")
-    assert scored(0.8, 1.0).beats(scored(0.8, 2.0), "accuracy")
-    assert not scored(0.8, 2.0).beats(scored(0.8, 2.0), "accuracy")
+    assert scored(0.8, 1.0).beats(scored(0.8, 2.0), "mAP")
+    assert not scored(0.8, 2.0).beats(scored(0.8, 2.0), "mAP")
     assert scored(None, 1.0).beats(scored(0.5, 2.0), "mAP")
+
+
+def test_a_picture_more_right_is_luck_and_the_loss_decides():
+    assert scored(0.9, 5.0, 90).beats(scored(0.8, 1.0, 80), "accuracy")
+    assert not scored(0.8, 1.0, 80).beats(scored(0.9, 5.0, 90), "accuracy")
+    assert not scored(0.81, 5.0, 81).beats(scored(0.8, 1.0, 80), "accuracy")
+    assert scored(0.8, 1.0, 80).beats(scored(0.81, 5.0, 81), "accuracy")
+    assert scored(0.82, 5.0, 82).beats(scored(0.8, 1.0, 80), "accuracy")  # both of 2 that changed, for the better
