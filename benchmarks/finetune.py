@@ -283,7 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             problem = Problem(
                 images=images, backbone=BACKBONE, weights=str(datasets.lite0_checkpoint()), side=options.side
             )
-            training = tle.FinetuneOptions(epochs=1) if options.quick else tle.FinetuneOptions()
+            training = tle.FinetuneOptions(epochs=1, warmup="0") if options.quick else tle.FinetuneOptions()
             found = race(problem, Path(scratch), seeds=range(options.seeds), options=training, progress=True)
         record["found"][name] = found | {"side": options.side}
         tables.append(describe(name, options.side, found))

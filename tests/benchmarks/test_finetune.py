@@ -28,7 +28,7 @@ def test_every_arm_is_measured_as_a_file_on_all_test_pictures(tmp_path, manifest
     folder = tmp_path / "run"
     folder.mkdir()
     problem = Problem(images=manifest, backbone=NETWORK, weights="DEFAULT", side=SIDE)
-    found = finetune.race(problem, folder, seeds=(0, 1), options=tle.FinetuneOptions(epochs=1, workers=1))
+    found = finetune.race(problem, folder, seeds=(0, 1), options=tle.FinetuneOptions(epochs=1, warmup="0", workers=1))
     assert [row["seed"] for row in found["rows"]] == [0, 1]
     with manifest.open(newline="") as file:
         assert found["n_test"] == sum(row["split"] == "test" for row in csv.DictReader(file))

@@ -17,7 +17,8 @@ def test_fine_tunings_killed_at_random_moments_end_with_the_same_weights(tmp_pat
 
     arguments = (str(tmp_path / "images"), "--init", str(tmp_path / "start.head"), "-o", str(tmp_path / "other.tle"))
     other = multiprocessing.get_context("forkserver").Process(
-        target=finetune_quietly, args=((*arguments, "--epochs", "1", "--keep", "last"), tmp_path / "other.log")
+        target=finetune_quietly,
+        args=((*arguments, "--epochs", "1", "-b", "8", "--keep", "last"), tmp_path / "other.log"),
     )
     other.start()
     other.join()

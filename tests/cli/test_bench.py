@@ -8,6 +8,7 @@ from PIL import Image
 
 from tle import stages
 from tle.cli.main import main
+from tle.runtimes.plan import accelerated
 
 BACKBONE = ["--backbone", "torchvision/resnet18", "--weights", "none", "--resize", "40", "--crop", "32"]
 QUICK = [*BACKBONE, "--device", "cpu", "--runtime", "torch", "--batch-size", "4", "--workers", "2"]
@@ -65,8 +66,9 @@ def test_what_is_printed_for_people(photos, capsys):
     assert "end to end" in shown
     assert "binds" in shown
     assert "G multiply-adds a picture" in shown
-    assert any(line.startswith("tried ") for line in lines)
-    assert any(line.startswith("torch float32") and "reference" in line for line in lines)
+    if accelerated("bfloat16", "cpu"):  # elsewhere there is only one way to run it
+        assert any(line.startswith("tried ") for line in lines)
+        assert any(line.startswith("torch float32") and "reference" in line for line in lines)
     assert main(["extract", "photos", "-o", "c.h5", *QUICK]) == 0
     tried = [line for line in capsys.readouterr().err.splitlines() if "trying" in line]
     assert len(tried) <= 1
