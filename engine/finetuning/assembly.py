@@ -71,8 +71,6 @@ def make_setting(
         UsageError: options that do not go with the target, the device or one another.
     """
     groups = groups_of(network, start, options)
-    if all(group.frozen for group in groups):
-        raise UsageError("everything is frozen, the head too: nothing would be trained")
     _check_target(options, pictures.target)
     steps = steps_an_epoch(len(pictures.train), options, processes)
     total = steps * options.epochs
@@ -121,9 +119,8 @@ def setting_notes(setting: Setting) -> tuple[str, ...]:
 
 
 def _precision(wanted: str, device: str) -> str:
-    if (
-        wanted == "auto"
-    ):  # on a CPU the backward pass of a convolution in bfloat16 can be many times slower than in float32
+    if wanted == "auto":
+        # On a CPU the backward pass of a convolution in bfloat16 can be many times slower than in float32.
         return "bfloat16" if device == "cuda" and accelerated("bfloat16", device) else "float32"
     if wanted == "float16" and device == "cpu":
         raise UsageError("--precision float16 is for GPUs: take bfloat16 or float32 on the cpu")

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 from tle.errors import UsageError
 from tle.finetuning.network import public_name
+from tle.finetuning.options import BATCHNORM as POLICIES
 
 if TYPE_CHECKING:
     from torch import nn
-
-POLICIES = ("eval", "train", "frozen-affine")
 
 
 def apply_mode(module: "nn.Module", frozen: Collection[str], policy: str) -> None:

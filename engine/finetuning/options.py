@@ -4,10 +4,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tle.errors import UsageError
+from tle.finetuning.schedules import KINDS as SCHEDULES
 from tle.heads.params import check_seed
+from tle.images import DEFAULT_MAX_PIXELS
 
 OPTIMIZERS = ("adamw", "sgd", "lamb", "lars")
-SCHEDULES = ("cosine", "linear", "constant", "one-cycle")
 BATCHNORM = ("eval", "train", "frozen-affine")
 KEEP = ("best", "finetuned", "last")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -113,7 +114,7 @@ class FinetuneOptions:
     checkpoint_minutes: float = 10.0
     device: str = "auto"
     workers: int | None = None
-    max_pixels: int = 178_956_970
+    max_pixels: int = DEFAULT_MAX_PIXELS
 
     def __post_init__(self) -> None:
         for flag, value, known in (
