@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from typing import Any
 
 # Multiply-adds of one product below which one thread does it. On 2 shared cores, logistic regression by scikit-learn:
 # 1,257 x 64 x 10 took 0.8 ms an iteration with one thread and 7 to 22 with two, 6,000 x 1,280 x 10 took 22 and 53 to
@@ -17,6 +19,27 @@ def blas_threads(multiply_adds: int) -> Iterator[None]:
 
     with threadpool_limits(1 if multiply_adds < ONE_THREAD_BELOW else None):
         yield
+
+
+def blas_thread_count() -> int:
+    """Threads of NumPy's BLAS at this moment; 1 where it is one that cannot be asked."""
+    library = _numpy_blas()
+    return 1 if library is None else int(library.num_threads)
+
+
+def blas_architecture() -> str:
+    """The processor that NumPy's BLAS has kernels for, as OpenBLAS calls it; empty where it is another BLAS."""
+    return str(getattr(_numpy_blas(), "architecture", ""))
+
+
+@cache
+def _numpy_blas() -> Any:
+    """NumPy's library among those that are loaded; SciPy has one of its own."""
+    import numpy  # noqa: F401 - which loads it
+    from threadpoolctl import ThreadpoolController
+
+    blas = [lib for lib in ThreadpoolController().lib_controllers if lib.user_api == "blas"]
+    return next((lib for lib in blas if "scipy.libs" not in lib.filepath), None)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from tle.heads.exact.design import Design
 from tle.heads.exact.objective import Targets, xent_double
+from tle.heads.exact.products import times
 
 _CENTRING_STEPS = 5
 _STREAMED_STEPS = 3  # half a pass each
@@ -120,7 +121,7 @@ class _Logits:
         if len(design) * weight_DM.shape[1] <= _KEPT_LOGITS:
             self.kept_NM = np.empty((len(design), weight_DM.shape[1]))
             for positions, z_BD in design.blocks():
-                np.matmul(z_BD.astype(np.float64), weight_DM, out=self.kept_NM[positions])
+                times(z_BD.astype(np.float64), weight_DM, out=self.kept_NM[positions])
 
     def values(self, bias_LK: NDArray[np.float64]) -> Iterator[tuple[slice, NDArray[np.float64]]]:
         """Logits, a block at a time, to be overwritten."""
@@ -136,7 +137,7 @@ class _Logits:
         """Logits, to be overwritten, with their rows in float64."""
         for positions, z_BD in self.design.blocks():
             z_BD = z_BD.astype(np.float64)
-            r_BM = z_BD @ self.weight_DM if self.kept_NM is None else self.kept_NM[positions]
+            r_BM = times(z_BD, self.weight_DM) if self.kept_NM is None else self.kept_NM[positions]
             yield positions, r_BM + bias_LK.reshape(-1), z_BD
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tle.heads.exact.design import Design
+from tle.heads.exact.products import add_outer, times
 from tle.kernels.softmax_xent import sigmoid_xent_, softmax_xent_
 
 # Logits that are held at a time on a device, in elements: 256 MiB.
@@ -83,7 +84,7 @@ def evaluate(
     loss_L = np.zeros(problems)
     weight_N = targets.weight_N.astype(dtype)
     for positions, z_BD in design.blocks():
-        r_BM = z_BD @ weight_DM
+        r_BM = times(z_BD, weight_DM)
         r_BM += bias_M
         if dtype == np.float32:
             if targets.is_sigmoid:
@@ -93,7 +94,7 @@ def evaluate(
                 loss_L += softmax_xent_(r_BLK, targets.labels[positions], weight_N[positions])
         else:
             loss_L += xent_double(r_BM, targets, positions, problems)[0]
-        grad_MD += r_BM.T @ z_BD
+        add_outer(grad_MD, r_BM, z_BD)
         grad_M += r_BM.sum(axis=0, dtype=np.float64)
         if unsure_N is not None:
             if targets.is_sigmoid:
@@ -181,7 +182,7 @@ def xent_double(
 
 def predict_rows(z_MD: NDArray[Any], weight_KD: NDArray[Any], bias_K: NDArray[Any]) -> NDArray[Any]:
     """Probabilities (M, K) of one problem on some rows; a sigmoid's for K = 1."""
-    logits = z_MD @ weight_KD.T + bias_K
+    logits = times(z_MD, np.ascontiguousarray(weight_KD.T)) + bias_K
     if logits.shape[1] == 1:
         return np.asarray(np.exp(-np.logaddexp(0.0, -logits)))
     logits -= logits.max(axis=1, keepdims=True)

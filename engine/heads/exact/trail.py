@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tle.heads.exact.design import Design
 from tle.heads.exact.objective import Targets
+from tle.heads.exact.products import times
 from tle.kernels.softmax_xent import softmax_xent_
 
 REMEMBERED = 3
@@ -36,7 +37,7 @@ class Trail:
         if self._keeps:
             columns = np.ascontiguousarray(weight_KD.T, self.design.dtype)
             for positions, z_BD in self.design.blocks():
-                logits_NK[positions] = z_BD @ columns + bias_K
+                logits_NK[positions] = times(z_BD, columns) + bias_K
         self._past = [*self._past[1 - REMEMBERED :], (weight_KD, bias_K, logits_NK)]
 
     def start(self, strength: float) -> tuple[NDArray[Any], NDArray[Any]]:
