@@ -78,7 +78,7 @@ def conclude(
     pictures = setting.pictures
     last = options.keep == "last"
     weights = trainer.stepper.weights() if last else state.best_weights
-    scored = trainer.validate() if last else state.best
+    scored = (trainer.last or trainer.validate()) if last else state.best
     verdict = None
     if start.head is not None and state.first is not None and scored is not None:
         verdict = judge(

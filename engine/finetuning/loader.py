@@ -11,7 +11,7 @@ A picture that cannot be decoded is left out and recorded; nothing takes its pla
 
 import functools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from tle.errors import ImageError
 from tle.finetuning.augmentation import Augmentation, load_augmented
 from tle.finetuning.sampling import Stream, class_balanced_weights, epoch_order, n_batches
-from tle.pipeline import Decoding, Failure, decode, fetch
-from tle.preprocess import Preprocess
+from tle.images import load
+from tle.pipeline import Decoding
 from tle.sources import Source
 from tle.threads import one_torch_thread, torch_threads_kept
 
@@ -43,7 +43,8 @@ __all__ = [
 # Batches that are decoded or in the making while the caller works on one.
 _AHEAD = 2
 
-_Decode = Callable[[int, int, NDArray[np.uint8]], tuple[int, str | None]]
+# (place, row, out) -> None; raises ImageError.
+_Decode = Callable[[int, int, NDArray[np.uint8]], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,27 +56,21 @@ class Batch:
         pixels: uint8 (G, H, W, 3) RGB on the CPU; G may be 0. In pinned memory where torch has CUDA, so that copies can be
             asynchronous; what that gains has not been measured.
         rows: (G,) int64 rows of the source.
-        digests: (G,) uint64 xxh3-64 of the files' bytes.
-        failures: the other pictures.
-        n_global: pictures that were asked for, of all processes: good ones, bad ones and those of the others.
+        failures: why the other pictures are bad, by row of the source.
     """
 
     number: int
     pixels: "torch.Tensor"
     rows: NDArray[np.int64]
-    digests: NDArray[np.uint64]
-    failures: tuple[Failure, ...]
-    n_global: int
+    failures: Mapping[int, str]
 
 
 def train_batches(
     source: Source,
     rows: NDArray[np.int64],
     *,
-    preprocess: Preprocess,
+    decoding: Decoding,
     augmentation: Augmentation,
-    decoder: str,
-    max_pixels: int,
     batch_size: int,
     seed: int,
     epoch: int,
@@ -94,10 +89,8 @@ def train_batches(
     Args:
         source: where the pictures are.
         rows: (n,) rows of the source that are trained on.
-        preprocess: from a picture to the backbone's input.
+        decoding: from a picture to the backbone's input.
         augmentation: what is drawn for each picture.
-        decoder: as in `tle.images.load`.
-        max_pixels: pictures of more pixels are recorded as failed.
         batch_size: B, pictures a process.
         seed: of the training, 0 or more.
         epoch: which.
@@ -116,58 +109,50 @@ def train_batches(
     numbers = range(start, n_batches(len(rows), batch_size, world=world, drop_last=drop_last))
     places = (np.arange(number * size, min((number + 1) * size, len(order))) for number in numbers)
 
-    def decode_view(place: int, row: int, out: NDArray[np.uint8]) -> tuple[int, str | None]:
-        data, digest, reason = fetch(source, row)
-        if data is None:
-            return digest, reason
+    def decode_view(place: int, row: int, out: NDArray[np.uint8]) -> None:
         # By place and not by row: with weights a picture comes again in an epoch, and should look different.
         rng = np.random.default_rng([Stream.VIEW, seed, epoch, place])
-        try:
-            load_augmented(data, preprocess, augmentation, rng, decoder=decoder, max_pixels=max_pixels, out=out)
-        except ImageError as error:
-            return digest, str(error)
-        return digest, None
+        load_augmented(
+            source.read(row),
+            decoding.preprocess,
+            augmentation,
+            rng,
+            decoder=decoding.decoder,
+            max_pixels=decoding.max_pixels,
+            out=out,
+        )
 
     blocks = (
-        _Block(number, own[rank::world], rows[order[own[rank::world]]], len(own))
+        _Block(number, own[rank::world], rows[order[own[rank::world]]])
         for number, own in zip(numbers, places, strict=True)
     )
-    yield from _batches(blocks, decode_view, crop=preprocess.crop, workers=workers)
+    yield from _batches(blocks, decode_view, crop=decoding.preprocess.crop, workers=workers)
 
 
 def eval_batches(
-    source: Source,
-    rows: NDArray[np.int64],
-    *,
-    preprocess: Preprocess,
-    decoder: str,
-    max_pixels: int,
-    batch_size: int,
-    workers: int,
+    source: Source, rows: NDArray[np.int64], *, decoding: Decoding, batch_size: int, workers: int
 ) -> Iterator[Batch]:
     """Batches of the given rows in their order, with the pixels that extraction takes.
 
     Args:
         source: where the pictures are.
         rows: (n,) rows of the source.
-        preprocess: from a picture to the backbone's input.
-        decoder: as in `tle.images.load`.
-        max_pixels: pictures of more pixels are recorded as failed.
+        decoding: from a picture to the backbone's input.
         batch_size: B.
         workers: decoding threads.
 
     Yields:
         Batches in order.
     """
-    decoding = Decoding(preprocess=preprocess, decoder=decoder, max_pixels=max_pixels)
     starts = range(0, len(rows), batch_size)
     places = (np.arange(start, min(start + batch_size, len(rows))) for start in starts)
-    blocks = (_Block(number, own, rows[own], len(own)) for number, own in enumerate(places))
+    blocks = (_Block(number, own, rows[own]) for number, own in enumerate(places))
 
-    def decode_plain(_: int, row: int, out: NDArray[np.uint8]) -> tuple[int, str | None]:
-        return decode(source, row, decoding, out)
+    def decode_plain(_: int, row: int, out: NDArray[np.uint8]) -> None:
+        data = source.read(row)
+        load(data, decoding.preprocess, decoder=decoding.decoder, max_pixels=decoding.max_pixels, out=out)
 
-    yield from _batches(blocks, decode_plain, crop=preprocess.crop, workers=workers)
+    yield from _batches(blocks, decode_plain, crop=decoding.preprocess.crop, workers=workers)
 
 
 class PixelStore:
@@ -179,9 +164,7 @@ class PixelStore:
     Args:
         source: where the pictures are.
         rows: (n,) rows of the source.
-        preprocess: as in `eval_batches`, like all that follow.
-        decoder: likewise.
-        max_pixels: likewise.
+        decoding: as in `eval_batches`.
         batch_size: B.
         workers: decoding threads.
         max_bytes: of pixels that are kept; 0 keeps none.
@@ -192,22 +175,14 @@ class PixelStore:
         source: Source,
         rows: NDArray[np.int64],
         *,
-        preprocess: Preprocess,
-        decoder: str,
-        max_pixels: int,
+        decoding: Decoding,
         batch_size: int,
         workers: int,
         max_bytes: int,
     ) -> None:
         self._rows, self._batch_size, self._room = rows, batch_size, max_bytes
         self._decode = functools.partial(
-            eval_batches,
-            source,
-            preprocess=preprocess,
-            decoder=decoder,
-            max_pixels=max_pixels,
-            batch_size=batch_size,
-            workers=workers,
+            eval_batches, source, decoding=decoding, batch_size=batch_size, workers=workers
         )
         self._kept: list[Batch] = []
 
@@ -240,21 +215,27 @@ class _Block:
     number: int
     places: NDArray[np.int64]
     rows: NDArray[np.int64]
-    n_global: int
 
 
 def _batches(blocks: Iterable[_Block], decode_one: _Decode, *, crop: tuple[int, int], workers: int) -> Iterator[Batch]:
     """Decode blocks, a picture a task; threads are held up by batches that nobody takes, so memory is flat."""
     import torch
 
+    def reason_of(place: int, row: int, out: NDArray[np.uint8]) -> str | None:
+        try:
+            decode_one(place, row, out)
+        except ImageError as error:
+            return str(error)
+        return None
+
     pinned = torch.cuda.is_available()
-    begun: deque[tuple[_Block, torch.Tensor, list[Future[tuple[int, str | None]]]]] = deque()
+    begun: deque[tuple[_Block, torch.Tensor, list[Future[str | None]]]] = deque()
     with torch_threads_kept(), ThreadPoolExecutor(workers, "tle-decode", initializer=one_torch_thread) as pool:
         try:
             for block in blocks:
                 pixels = torch.empty((len(block.rows), *crop, 3), dtype=torch.uint8, pin_memory=pinned)
                 tasks = zip(block.places.tolist(), block.rows.tolist(), pixels.numpy(), strict=True)
-                begun.append((block, pixels, [pool.submit(decode_one, *task) for task in tasks]))
+                begun.append((block, pixels, [pool.submit(reason_of, *task) for task in tasks]))
                 if len(begun) > _AHEAD:
                     yield _collect(*begun.popleft())
             while begun:
@@ -265,17 +246,12 @@ def _batches(blocks: Iterable[_Block], decode_one: _Decode, *, crop: tuple[int, 
                     future.cancel()
 
 
-def _collect(block: _Block, pixels: "torch.Tensor", futures: "list[Future[tuple[int, str | None]]]") -> Batch:
+def _collect(block: _Block, pixels: "torch.Tensor", futures: "list[Future[str | None]]") -> Batch:
     """Wait for a block's pictures and close the gaps that bad ones leave."""
-    outcomes = [future.result() for future in futures]
-    digests = np.array([digest for digest, _ in outcomes], np.uint64)
-    good = np.array([reason is None for _, reason in outcomes], bool)
-    failures = tuple(
-        Failure(row, reason, digest)
-        for row, (digest, reason) in zip(block.rows.tolist(), outcomes, strict=True)
-        if reason is not None
-    )
+    reasons = [future.result() for future in futures]
+    good = np.array([reason is None for reason in reasons], bool)
+    failures = {row: why for row, why in zip(block.rows.tolist(), reasons, strict=True) if why is not None}
     n_good = int(good.sum())
     if failures:
         pixels.numpy()[:n_good] = pixels.numpy()[good]
-    return Batch(block.number, pixels[:n_good], block.rows[good], digests[good], failures, block.n_global)
+    return Batch(block.number, pixels[:n_good], block.rows[good], failures)

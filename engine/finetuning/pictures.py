@@ -118,7 +118,7 @@ def select_pictures(
     Raises:
         HeadError: no labels, a class that the head does not know, or pictures that are not those of the cache.
     """
-    labels, names = match_labels(source, classes)
+    labels, names = relabel_source(source, classes)
     if cache is None:
         rows = _SourceRows(source)
         split_values, split_notes = resolve_splits(rows, splits)
@@ -146,15 +146,15 @@ def select_pictures(
     )
 
 
-def match_labels(source: Source, classes: Sequence[str] | None) -> tuple[NDArray[Any], tuple[str, ...]]:
-    """Labels of a source in terms of a head's classes, which are matched by name.
+def relabel_source(source: Source, classes: Sequence[str] | None) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """All labels of a source in terms of a head's C classes, which are matched by name: what can be trained on.
 
     Args:
         source: the pictures.
         classes: of the head; None takes those of the source.
 
     Returns:
-        The labels, and the classes that they refer to.
+        The labels of all N rows, unlabelled ones too, for several labels (N, C); and the classes that they refer to.
 
     Raises:
         HeadError: the source has pictures of classes that the head does not know.

@@ -17,7 +17,7 @@ from tle.finetuning.conclusion import FinetuneResult, conclude
 from tle.finetuning.groups import Group
 from tle.finetuning.interruption import Interruption
 from tle.finetuning.options import FinetuneOptions
-from tle.finetuning.pictures import match_labels, select_pictures
+from tle.finetuning.pictures import relabel_source, select_pictures
 from tle.finetuning.processes import Processes, joined
 from tle.finetuning.saver import Saver
 from tle.finetuning.start import Start, check_start, make_network, start_anew, start_from_head, without_val
@@ -126,7 +126,7 @@ def plan_groups(
     if start.layer is not None:
         outputs = len(start.layer.bias_K)
     elif images is not None:
-        outputs = max(1, len(match_labels(open_source(images, target=target), None)[1]))
+        outputs = max(1, len(relabel_source(open_source(images, target=target), None)[1]))
     else:
         raise UsageError("a new head needs the pictures, to know how many classes there are: name them")
     options = options or FinetuneOptions()

@@ -28,19 +28,19 @@ class Trainer:
         setting: what it works with.
         state: where it stands.
         stepper: the network, and what moves its weights.
+        last: scores of the last epoch; None where it did not end in this process, or there is nothing to validate on.
     """
 
     def __init__(self, network: Network, setting: Setting) -> None:
         """Move the network to its device, freeze what is frozen, make the optimizer."""
         options, pictures = setting.options, setting.pictures
         self.setting, self.state, self.stepper = setting, State(), Stepper(network, setting)
+        self.last: Scored | None = None
         self._sampling = class_balanced_weights(pictures.labels[pictures.train]) if options.balanced_sampling else None
         self._store = PixelStore(
             pictures.source,
             pictures.val[setting.processes.rank :: setting.processes.world],
-            preprocess=setting.decoding.preprocess,
-            decoder=setting.decoding.decoder,
-            max_pixels=setting.decoding.max_pixels,
+            decoding=setting.decoding,
             batch_size=options.batch_size,
             workers=setting.workers,
             max_bytes=_KEPT_BYTES,
@@ -103,10 +103,8 @@ class Trainer:
         batches = train_batches(
             pictures.source,
             pictures.train,
-            preprocess=setting.decoding.preprocess,
+            decoding=setting.decoding,
             augmentation=setting.augmentation,
-            decoder=setting.decoding.decoder,
-            max_pixels=setting.decoding.max_pixels,
             batch_size=options.batch_size,
             seed=options.seed,
             epoch=epoch,
@@ -156,7 +154,7 @@ class Trainer:
         state.train_s, state.train_images = state.train_s + state.seconds, state.train_images + state.seen
         state.loss_sum, state.seen, state.seconds = 0.0, 0, 0.0
         line = f"epoch {state.epoch} of {setting.options.epochs}: train loss {row['train_loss']:.4f}"
-        found = self.validate()
+        self.last = found = self.validate()
         if found is not None:
             row |= {"val_loss": found.loss, f"val_{setting.metric}": found.metric}
             line += f", val loss {found.loss:.4f}"
@@ -173,7 +171,7 @@ class Trainer:
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Be where a snapshot was taken."""
-        self.state = State.from_checkpoint(snapshot["state"], self.setting.pictures)
+        self.state, self.last = State.from_checkpoint(snapshot["state"], self.setting.pictures), None
         self.stepper.load_state_dict(snapshot)
 
 
@@ -194,5 +192,5 @@ def _chunks(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
 def _noting(batches: Iterator[Batch], failed: dict[int, str]) -> Iterator[Batch]:
     """The same batches; what could not be read is added to `failed`, by row, with its reason."""
     for batch in batches:
-        failed |= {failure.index: failure.reason for failure in batch.failures}
+        failed |= batch.failures
         yield batch

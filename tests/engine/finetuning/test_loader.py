@@ -11,11 +11,14 @@ from tle.finetuning.augmentation import Augmentation
 from tle.finetuning.loader import Batch, PixelStore, eval_batches, train_batches
 from tle.finetuning.sampling import class_balanced_weights, epoch_order
 from tle.images import EXACT_DECODER, FAST_DECODER, load
+from tle.pipeline import Decoding
 from tle.preprocess import Preprocess
 from tle.sources import Source, open_source
 
 PREPROCESS = Preprocess(resize=28, crop=(24, 20), interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(1, 1, 1))
-HOW: dict[str, Any] = {"preprocess": PREPROCESS, "decoder": FAST_DECODER, "max_pixels": 10**6}
+EXACT, FAST = (
+    Decoding(preprocess=PREPROCESS, decoder=decoder, max_pixels=10**6) for decoder in (EXACT_DECODER, FAST_DECODER)
+)
 N = 21
 
 
@@ -40,20 +43,21 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def train(source: Source, rows: Iterable[int] = range(N), **options: Any) -> list[Batch]:
     augmentation = Augmentation(rand_augment=(1, 9))
-    values = {"augmentation": augmentation, "batch_size": 4, "seed": 5, "epoch": 1, "workers": 2, **HOW, **options}
-    return list(train_batches(source, np.array(list(rows), np.int64), **values))
+    values: dict[str, Any] = {"batch_size": 4, "seed": 5, "epoch": 1, "workers": 2, "decoding": FAST, **options}
+    return list(train_batches(source, np.array(list(rows), np.int64), augmentation=augmentation, **values))
 
 
 def evaluate(source: Source, rows: Iterable[int] = range(N), **options: Any) -> list[Batch]:
-    return list(eval_batches(source, np.array(list(rows)), **{"batch_size": 4, "workers": 2, **HOW, **options}))
+    return list(
+        eval_batches(source, np.array(list(rows)), **{"batch_size": 4, "workers": 2, "decoding": FAST, **options})
+    )
 
 
 def assert_same(found: list[Batch], expected: list[Batch]) -> None:
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
-        assert (one.number, one.n_global, one.failures) == (other.number, other.n_global, other.failures)
+        assert (one.number, one.failures) == (other.number, other.failures)
         np.testing.assert_array_equal(one.rows, other.rows)
-        np.testing.assert_array_equal(one.digests, other.digests)
         assert torch.equal(one.pixels, other.pixels)
 
 
@@ -69,7 +73,7 @@ def test_an_epoch_takes_every_picture_once_in_its_order(source: Source) -> None:
     batches = train(source, rows)
     assert rows_of(batches) == rows[epoch_order(18, seed=5, epoch=1)].tolist()
     assert [batch.number for batch in batches] == [0, 1, 2, 3, 4]
-    assert [batch.n_global for batch in batches] == [4, 4, 4, 4, 2]
+    assert [len(batch.rows) for batch in batches] == [4, 4, 4, 4, 2]
     for batch in batches:
         assert (batch.pixels.dtype, batch.pixels.shape) == (torch.uint8, (len(batch.rows), 24, 20, 3))
 
@@ -105,7 +109,7 @@ def test_two_processes_see_together_what_one_sees(
     parts = [train(source, batch_size=batch_size, rank=rank, world=2, **options) for rank in range(2)]
     assert len(parts[0]) == len(parts[1]) == len(whole)
     for together, first, second in zip(whole, *parts, strict=True):
-        assert together.n_global == first.n_global == second.n_global
+        assert len(together.rows) == len(first.rows) + len(second.rows)
         assert first.number == second.number == together.number
         for part, rank in ((first, 0), (second, 1)):
             np.testing.assert_array_equal(part.rows, together.rows[rank::2])
@@ -113,9 +117,9 @@ def test_two_processes_see_together_what_one_sees(
 
 
 def test_a_process_without_a_picture_of_the_last_batch_gets_an_empty_one(source: Source) -> None:
-    last = train(source, batch_size=2, rank=1, world=2)[-1]
+    other, last = (train(source, batch_size=2, rank=rank, world=2)[-1] for rank in range(2))
     assert last.pixels.shape == (0, 24, 20, 3)
-    assert (len(last.rows), last.n_global) == (0, 1)
+    assert (len(other.rows), len(last.rows)) == (1, 0)
 
 
 def test_drop_last_leaves_only_whole_batches(source: Source) -> None:
@@ -135,38 +139,36 @@ def test_balanced_sampling_shows_a_repeated_picture_differently(source: Source) 
     assert len({batch.pixels[index].numpy().tobytes() for index in repeated}) == len(repeated)
 
 
-@pytest.mark.parametrize("decoder", [EXACT_DECODER, FAST_DECODER])
-def test_bad_pictures_are_recorded_and_left_out(root: Path, decoder: str) -> None:
-    good = train(open_source(root), decoder=decoder)
+@pytest.mark.parametrize("decoding", [EXACT, FAST])
+def test_bad_pictures_are_recorded_and_left_out(root: Path, decoding: Decoding) -> None:
+    good = train(open_source(root), decoding=decoding)
     source = open_source(root)
     source.path(4).write_bytes(source.path(4).read_bytes()[:-20])
     source.path(9).unlink()
-    batches = train(source, decoder=decoder)
-    failures = {failure.index: failure for batch in batches for failure in batch.failures}
+    batches = train(source, decoding=decoding)
+    failures = {row: reason for batch in batches for row, reason in batch.failures.items()}
     assert sorted(failures) == [4, 9]
-    assert "truncated" in failures[4].reason
-    assert (failures[9].reason, failures[9].digest) == ("no such file", 0)
-    assert failures[4].digest != 0
+    assert "truncated" in failures[4]
+    assert failures[9] == "no such file"
     for batch, before in zip(batches, good, strict=True):
         stays = ~np.isin(before.rows, [4, 9])
         np.testing.assert_array_equal(batch.rows, before.rows[stays])
-        np.testing.assert_array_equal(batch.digests, before.digests[stays])
         assert torch.equal(batch.pixels, before.pixels[torch.from_numpy(stays)])
-        assert batch.n_global == before.n_global
+        assert sorted(batch.failures) == sorted(before.rows[~stays])
 
 
 def test_a_batch_of_bad_pictures_alone_is_empty(source: Source) -> None:
     for row in range(3):
         source.path(row).write_bytes(b"not a picture")
     (batch,) = train(source, range(3))
-    assert (len(batch.rows), len(batch.pixels), len(batch.failures), batch.n_global) == (0, 0, 3, 3)
+    assert (len(batch.rows), len(batch.pixels), sorted(batch.failures)) == (0, 0, [0, 1, 2])
 
 
 def test_what_nobody_takes_holds_the_threads_up(source: Source, reads: list[int]) -> None:
     """Memory stays flat, and a loop that is left leaves no thread behind."""
     threads = threading.active_count()
     batches = train_batches(
-        source, np.arange(N), augmentation=Augmentation(), batch_size=2, seed=0, epoch=0, workers=2, **HOW
+        source, np.arange(N), augmentation=Augmentation(), decoding=FAST, batch_size=2, seed=0, epoch=0, workers=2
     )
     next(batches)
     batches.close()
@@ -179,7 +181,7 @@ def test_training_beside_it_keeps_its_threads(source: Source) -> None:
     torch.set_num_threads(2)
     try:
         batches = train_batches(
-            source, np.arange(N), augmentation=Augmentation(), batch_size=2, seed=0, epoch=0, workers=3, **HOW
+            source, np.arange(N), augmentation=Augmentation(), decoding=FAST, batch_size=2, seed=0, epoch=0, workers=3
         )
         info = torch.__config__.parallel_info()
         next(batches)
@@ -202,15 +204,15 @@ def test_an_error_in_a_thread_reaches_the_caller(source: Source, monkeypatch: py
 # Evaluation
 
 
-@pytest.mark.parametrize("decoder", [EXACT_DECODER, FAST_DECODER])
+@pytest.mark.parametrize("decoding", [EXACT, FAST])
 @pytest.mark.parametrize("workers", [1, 3])
-def test_evaluation_takes_extractions_pixels_in_order(source: Source, decoder: str, workers: int) -> None:
+def test_evaluation_takes_extractions_pixels_in_order(source: Source, decoding: Decoding, workers: int) -> None:
     rows = [3, 4, 9, 11, 20]
-    batches = evaluate(source, rows, decoder=decoder, workers=workers)
+    batches = evaluate(source, rows, decoding=decoding, workers=workers)
     assert rows_of(batches) == rows
-    expected = [load(source.read(row), PREPROCESS, decoder=decoder) for row in rows]
+    expected = [load(source.read(row), PREPROCESS, decoder=decoding.decoder) for row in rows]
     np.testing.assert_array_equal(np.concatenate([batch.pixels.numpy() for batch in batches]), expected)
-    assert [batch.n_global for batch in batches] == [4, 1]
+    assert [len(batch.rows) for batch in batches] == [4, 1]
 
 
 def test_no_rows_make_no_batches(source: Source) -> None:
@@ -221,7 +223,7 @@ def test_no_rows_make_no_batches(source: Source) -> None:
 
 
 def open_store(source: Source, max_bytes: int) -> PixelStore:
-    return PixelStore(source, np.arange(N), batch_size=4, workers=2, max_bytes=max_bytes, **HOW)
+    return PixelStore(source, np.arange(N), batch_size=4, workers=2, max_bytes=max_bytes, decoding=FAST)
 
 
 BATCH_BYTES = 4 * 24 * 20 * 3

@@ -10,7 +10,7 @@ import tle
 from tle.cache import open_cache
 from tle.enums import Target
 from tle.errors import HeadError
-from tle.finetuning.pictures import default_cache, match_labels, select_pictures
+from tle.finetuning.pictures import default_cache, relabel_source, select_pictures
 from tle.sources import open_source
 
 
@@ -76,20 +76,20 @@ def test_unreadable_pictures_are_no_training_pictures(photos):
 
 def test_labels_are_matched_by_name(photos):
     source = open_source(photos)
-    labels, classes = match_labels(source, ("red", "absent", "green", "blue"))
+    labels, classes = relabel_source(source, ("red", "absent", "green", "blue"))
     assert classes == ("red", "absent", "green", "blue")
     assert [classes[label] for label in labels] == [source.classes[label] for label in source.labels]
-    assert match_labels(source, source.classes)[0] is source.labels
+    assert relabel_source(source, source.classes)[0] is source.labels
     with pytest.raises(HeadError, match=r"has 2 class\w* that the head does not know \(green, red\)"):
-        match_labels(source, ("blue",))
+        relabel_source(source, ("blue",))
     with pytest.raises(HeadError, match="has no labels"):
-        match_labels(open_source(photos, target=Target.NONE), None)
+        relabel_source(open_source(photos, target=Target.NONE), None)
 
 
 def test_several_labels_are_matched_by_name_and_unknown_ones_stay_unknown(photos):
     Path(photos / "m.csv").write_text("path,label\ntrain/red/000.jpg,a;b\ntrain/red/001.jpg,b\ntrain/red/002.jpg,\n")
     source = open_source(photos / "m.csv", target="multilabel")
-    labels, classes = match_labels(source, ("c", "b", "a"))
+    labels, classes = relabel_source(source, ("c", "b", "a"))
     assert classes == ("c", "b", "a")
     expected = {0: [0, 1, 1], 1: [0, 1, 0]}
     for row, wanted in expected.items():

@@ -25,7 +25,7 @@ def batches(*wanted):
         pixels = torch.zeros(len(rows), 2, 2, 3, dtype=torch.uint8)
         for place, row in enumerate(rows):
             pixels[place, :, :, LABELS[row]] = 10
-        yield Batch(number, pixels, np.array(rows, np.int64), np.array(rows, np.uint64), (), len(rows))
+        yield Batch(number, pixels, np.array(rows, np.int64), {})
 
 
 def score(network, found, **options):
