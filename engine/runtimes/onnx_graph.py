@@ -111,7 +111,7 @@ def _quantize(path: Path, quantized: Path, calibration_nHW3: "NDArray[np.uint8]"
                 str(quantized),
                 Pictures(),
                 quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=["Conv", "MatMul", "Gemm", "Add", "MaxPool", "GlobalAveragePool", "Relu"],
+                op_types_to_quantize=["Conv", "MatMul", "Gemm", "Add", "MaxPool", "GlobalAveragePool", "Relu", "Clip"],
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,

@@ -22,6 +22,10 @@ def operators(path):
     return {node.op_type for node in onnx.load(path).graph.node}
 
 
+def outputs(graph, operator):
+    return {name for node in graph.node if node.op_type == operator for name in node.output}
+
+
 @pytest.mark.parametrize(("plan", "least"), [(FLOAT32, None), (INT8, 0.98)], ids=["float32", "int8"])
 def test_onnxruntime_makes_the_features_of_the_reference(tiny, check_runtime, plan, least, capfd):
     level = logging.getLogger().level
@@ -43,6 +47,27 @@ def test_int8_is_calibrated_on_any_number_of_pictures(make_onnx_backbone, pictur
     path = write_onnx(make_onnx_backbone(), INT8, tmp_path, pictures(n))
     assert {"QuantizeLinear", "DequantizeLinear"} <= operators(path)
     assert "QuantizeLinear" not in operators(write_onnx(make_onnx_backbone(), FLOAT32, tmp_path))
+
+
+def test_int8_has_all_its_steps_between_0_and_6_where_activations_are_cut_there(make_backbone, pictures, tmp_path):
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU6(), torch.nn.Conv2d(8, 4, 16 - 2), torch.nn.Flatten()
+    )
+    with torch.no_grad():
+        module[0].weight *= 100  # before it is cut a map spans hundreds
+    backbone = make_backbone(module, 4)
+    path = write_onnx(backbone, INT8, tmp_path, pictures(16))
+    assert "Clip" not in operators(path)
+    graph = onnx.load(path).graph
+    scales = {
+        i.name: float(onnx.numpy_helper.to_array(i))
+        for i in graph.initializer
+        if i.name.endswith("_scale") and not i.dims
+    }
+    of_conv = [
+        node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] in outputs(graph, "Conv")
+    ]
+    assert any(scales[node.input[1]] == pytest.approx(6 / 255, rel=1e-3) for node in of_conv)
 
 
 @pytest.mark.parametrize("n", [None, 0])
