@@ -1,4 +1,4 @@
-"""Small networks that every runtime takes, and the questions that every runtime has to answer."""
+"""Small networks that every runtime takes, the questions that every runtime has to answer, and a small extraction."""
 
 import threading
 
@@ -63,6 +63,25 @@ def pictures():
         return (colour + rng.integers(0, 96, (n, size, size, 3))).astype(np.uint8)
 
     return make
+
+
+@pytest.fixture
+def photos(tmp_path, make_images):
+    """24 pictures of 48 pixels in two classes."""
+    return make_images(tmp_path / "photos", ["cat", "dog"], 12, 48)
+
+
+@pytest.fixture
+def small_run():
+    """Options of `tle.extract` for pictures of 48 pixels: nothing is downloaded, nothing is tried."""
+    import tle
+
+    return {
+        "backbone": "torchvision/resnet18",
+        "weights": "none",
+        "overrides": tle.PreprocessOverrides(resize=40, crop=32),
+        "execution": tle.Execution(runtime="torch", precision="float32", batch_size=4, workers=2),
+    }
 
 
 @pytest.fixture(scope="session")

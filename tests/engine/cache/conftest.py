@@ -1,4 +1,4 @@
-"""Small caches on disk, made by the writer itself."""
+"""Small caches on disk, made by the writer itself, and what has to hold when they are converted."""
 
 import os
 import signal
@@ -7,9 +7,12 @@ import sys
 import numpy as np
 import pytest
 
+import tle
+from tle.cache.conversion import convert
 from tle.cache.layout import Content
 from tle.cache.writer import CacheWriter
 from tle.enums import Split, Target
+from tle.errors import TleError
 
 SPEC = {
     "backbone": {"name": "x/y", "weights": "DEFAULT", "weights_digest": "ab", "layer": "l", "pool": "none", "dim": 5},
@@ -67,6 +70,53 @@ def write_cache(make_content, make_features):
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def assert_same():
+    """assert_same(found, expected): two caches hold the same, whatever file they are in."""
+
+    def compare(found, expected):
+        valid = expected.valid
+        for name in ("ids", "classes", "target", "fingerprint", "spec", "run", "failures"):
+            assert getattr(found, name) == getattr(expected, name), name
+        for name in ("labels", "splits", "status", "digests", "files", "checksums"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
+            assert getattr(found, name).dtype == getattr(expected, name).dtype
+        assert found.features.dtype == expected.features.dtype
+        # Bit for bit: also the sign of zero.
+        assert found.features[valid].tobytes() == expected.features[valid].tobytes()
+
+    return compare
+
+
+@pytest.fixture(scope="session")
+def round_trip():
+    """round_trip(path, suffix): a cache that went out to a file of that suffix and came back."""
+
+    def run(path, suffix):
+        there, back = path.with_name(f"there{suffix}"), path.with_name("back.h5")
+        convert(path, there, overwrite=True)
+        result = convert(there, back, overwrite=True)
+        assert result.notes == ()
+        return tle.open_cache(back)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def refused():
+    """refused(source, match=None, error=TleError): converting `source` is one line, and leaves nothing behind."""
+
+    def check(source, match=None, error=TleError):
+        output = source.with_name("out.h5")
+        with pytest.raises(error, match=match) as caught:
+            convert(source, output)
+        assert "\n" not in str(caught.value)
+        assert str(source) in str(caught.value)
+        assert not list(source.parent.glob("out.h5*"))
+
+    return check
 
 
 @pytest.fixture
