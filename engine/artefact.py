@@ -110,7 +110,7 @@ def read_artefact(path: str | Path, *, document_name: str = DOCUMENT, allowed: C
         raise
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError, ValueError) as error:
         raise HeadError(
-            f"{path} is not a readable tle artefact ({one_line(error)}): it is damaged, or another kind of file"
+            f"{path} is no readable .head or .tle file ({one_line(error)}): it is damaged, or another kind of file"
         ) from error
     return Artefact(
         _parse_document(path, document_name, contents.pop(document_name)),
