@@ -59,6 +59,8 @@ PEERS: dict[str, dict[str, Any]] = {
     INTELEX: {"tol": 1e-6, "max_iter": 100_000},
     TORCH: {},
 }
+# scikit-learn's own default, whatever tle is asked for.
+PATH_TOL = 1e-4
 REFERENCE_LIMIT_S = 4 * 3600
 # Of a float64 objective over some ten thousand rows, summed up in another order.
 _ROUNDING = 1e-13
@@ -210,7 +212,8 @@ def race_path(problem: str, job: FitJob, options: argparse.Namespace) -> dict[st
     job = replace(job, cs=GRID)
     outcomes = take_turns({TLE: replace(job, contestant=TLE)}, options.runs)
     for name in (WARM, COLD):
-        outcomes[name] = [stored(problem, replace(job, contestant=name, limit_s=3600), most=options.most)]
+        settings: dict[str, Any] = {"tol": PATH_TOL, "limit_s": 3600}
+        outcomes[name] = [stored(problem, replace(job, contestant=name, **settings), most=options.most)]
     known = references(problem, job)
     judged = {
         name: {value.c: judge(value, known[value.c]) for value in done[0].values if value.c in known}

@@ -5,7 +5,7 @@
     z = (x - mean) * inverse        rounded to the working type
 
 What is in memory is standardised once; what is streamed, in every pass, in a buffer that is used again and again:
-float16 rows are converted by `torch.Tensor.copy_`, which is some ten times as fast as NumPy's `astype`.
+many float16 rows are converted by `torch.Tensor.copy_`, which is some ten times as fast as NumPy.
 """
 
 from collections.abc import Iterator
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 # Elements of a block. Of 128 to 2,048 rows of 1,280 features in float32, 256 to 1,024 made a pass over 10 columns 1.4
 # times as fast as one product over all rows, and each block costs a tenth of a millisecond besides.
 _BLOCK_VALUES = 2**20
+# Values from which float16 is converted by torch, whose import takes as long as NumPy needs for 2**30 of them.
+_TORCH_FROM = 2**26
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,15 +87,13 @@ class Design:
                 positions = slice(start, min(start + step, len(self)))
                 yield positions, self.features[positions]
             return
-        import torch
-
         buffer_BD = np.empty((min(step, len(self)), self.dim), self.dtype)
         for start in range(0, len(self), step):
             positions = slice(start, min(start + step, len(self)))
             raw_BD = self.features[positions if self.rows is None else self._span(positions)]
             z_BD = buffer_BD[: len(raw_BD)]
-            if raw_BD.dtype == np.float16:
-                torch.from_numpy(z_BD).copy_(_as_tensor(raw_BD))
+            if raw_BD.dtype == np.float16 and len(self) * self.dim > _TORCH_FROM:
+                _as_tensor(z_BD).copy_(_as_tensor(raw_BD))
             else:
                 z_BD[...] = raw_BD
             yield positions, self._standardise(z_BD)
@@ -114,7 +114,7 @@ class Design:
 
 
 def _as_tensor(raw_BD: NDArray[Any]) -> Any:
-    """A tensor that shares the memory of float16 rows, read-only memory too."""
+    """A tensor that shares the memory of rows, read-only memory too."""
     import warnings
 
     import torch
