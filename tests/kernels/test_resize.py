@@ -1,8 +1,6 @@
 """Ragged resize and crop against Pillow and torchvision: the reference, the Triton kernels interpreted, and on CUDA."""
 
 import importlib.util
-import os
-import subprocess
 import sys
 
 import numpy as np
@@ -85,16 +83,6 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
-def run_python(code, *arguments, interpret=False):
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment |= {"TRITON_INTERPRET": "1"} if interpret else {}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.fixture(
     scope="module",
     params=[
@@ -103,7 +91,7 @@ def run_python(code, *arguments, interpret=False):
         pytest.param("cuda", marks=[pytest.mark.gpu, needs_cuda]),
     ],
 )
-def results(request, tmp_path_factory):
+def results(request, tmp_path_factory, run_python):
     """Results of `all_jobs` by one implementation, on the CPU."""
     jobs = all_jobs()
     if request.param == "interpreted":
@@ -244,7 +232,7 @@ def test_refusals_of_a_request():
         ragged_resize_crop(RaggedBatch(batch.pixels_N.to("meta"), batch.geometry_B7), (4, 4))
 
 
-def test_the_module_loads_neither_torch_nor_triton():
+def test_the_module_loads_neither_torch_nor_triton(run_python):
     code = "import sys, tle.kernels.resize; print(sorted({'torch', 'triton'} & set(sys.modules)))"
     assert run_python(code).strip() == "[]"
 
@@ -273,13 +261,13 @@ for out in ("*u8", "*fp16", "*bf16", "*fp32"):
 
 @needs_triton
 @pytest.mark.skipif(sys.platform != "linux", reason="triton compiles on Linux")
-def test_the_kernels_compile_for_cuda(monkeypatch, tmp_path):
+def test_the_kernels_compile_for_cuda(monkeypatch, tmp_path, run_python):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     run_python(COMPILED)
 
 
 @needs_triton
-def test_the_kernels_refuse_pixels_on_the_cpu():
+def test_the_kernels_refuse_pixels_on_the_cpu(run_python):
     code = """
 import torch
 from tle.kernels.resize import pack_images

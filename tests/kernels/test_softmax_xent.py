@@ -1,8 +1,6 @@
 """Cross-entropy in place against its float64 definition: on the CPU, the Triton kernels interpreted, and on CUDA."""
 
 import importlib.util
-import os
-import subprocess
 import sys
 
 import numpy as np
@@ -104,16 +102,6 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
-def run_python(code, *arguments, interpret=False):
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment |= {"TRITON_INTERPRET": "1"} if interpret else {}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def to_tensor(array, device="cpu"):
     return None if array is None else torch.from_numpy(array).to(device)
 
@@ -127,7 +115,7 @@ def to_tensor(array, device="cpu"):
         pytest.param("cuda", marks=[pytest.mark.gpu, needs_cuda]),
     ],
 )
-def results(request, tmp_path_factory):
+def results(request, tmp_path_factory, run_python):
     """(residuals, losses) of all jobs by one implementation, as arrays."""
     jobs = all_jobs()
     functions = {name: softmax_xent_ if name.startswith("softmax") else sigmoid_xent_ for name in jobs}
@@ -248,7 +236,7 @@ def test_refusals():
     assert not logits.any()
 
 
-def test_the_module_loads_neither_torch_nor_triton():
+def test_the_module_loads_neither_torch_nor_triton(run_python):
     code = "import sys, tle.kernels.softmax_xent; print(sorted({'torch', 'triton'} & set(sys.modules)))"
     assert run_python(code).strip() == "[]"
 
@@ -276,13 +264,13 @@ for weighted, one in ((False, True), (True, False)):
 
 @needs_triton
 @pytest.mark.skipif(sys.platform != "linux", reason="triton compiles on Linux")
-def test_the_kernels_compile_for_cuda(monkeypatch, tmp_path):
+def test_the_kernels_compile_for_cuda(monkeypatch, tmp_path, run_python):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     run_python(COMPILED)
 
 
 @needs_triton
-def test_the_kernels_refuse_logits_on_the_cpu():
+def test_the_kernels_refuse_logits_on_the_cpu(run_python):
     code = """
 import torch
 from tle.kernels.softmax_xent_triton import softmax_xent_triton_

@@ -1,9 +1,6 @@
 """Blocked top-k against its reference: shapes, ties, bounds, refusals."""
 
 import importlib.util
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -89,18 +86,14 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 
 
 @needs_triton
-def test_interpreted_triton_equals_reference_with_ties(tmp_path):
+def test_interpreted_triton_equals_reference_with_ties(tmp_path, run_python):
     rng = np.random.default_rng(4)
     shapes = [(0, 5, 3, 1), (1, 1, 1, 4), (7, 64, 3, 10), (17, 130, 3, 33), (3, 65, 40, 64), (5, 0, 3, 2)]
     inputs = [(_integers(rng, queries, dim), _integers(rng, rows, dim), k) for queries, rows, dim, k in shapes]
     inputs.append((_integers(rng, 4, 5).astype(np.float16), _integers(rng, 30, 5).astype(np.float16), 3))
     jobs = [(torch.from_numpy(query), torch.from_numpy(bank), k) for query, bank, k in inputs]
     torch.save(jobs, tmp_path / "jobs")
-    done = subprocess.run(
-        [sys.executable, "-c", INTERPRETED, tmp_path / "jobs", tmp_path / "results"],
-        env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    run_python(INTERPRETED, tmp_path / "jobs", tmp_path / "results", interpret=True)
     for (values, indices), (query, bank, k) in zip(torch.load(tmp_path / "results"), inputs, strict=True):
         want_values, want_indices = topk_similarity_ref(query, bank, k)
         np.testing.assert_array_equal(indices.numpy(), want_indices)
