@@ -101,11 +101,11 @@ def certify(
     gradient, delta_LK = grad_MD.reshape(shape), delta_M.reshape(shape[:2])
     sums = np.broadcast_to(sums_MD.reshape(one, outputs, dim), shape)
     value_L = loss_L + lambda_L / 2 * np.square(weight_LKD).sum(axis=(1, 2))
-    lower_L = np.empty(problems)
+    lower_L, shares_K = np.empty(problems), targets.shares()
     for index in range(problems):
         a_KD, entropy = gradient[index], entropy_L[index]
         if intercept:
-            mixing, q_K = _mixture(delta_LK[index], _counts(targets, index))
+            mixing, q_K = _mixture(delta_LK[index], shares_K[index : index + 1] if targets.is_sigmoid else shares_K)
             a_KD = (1 - mixing) * a_KD + mixing * (q_K[:, None] * mean_D - sums[index])
             entropy *= 1 - mixing
         lower_L[index] = max(0.0, entropy - np.square(a_KD).sum() / (2 * lambda_L[index]))
@@ -189,13 +189,6 @@ def _mixture(delta_K: NDArray[np.float64], counts_K: NDArray[np.float64]) -> tup
     if mixing == 0.0:
         return 0.0, counts_K
     return mixing, np.maximum(counts_K - (1 - mixing) / mixing * delta_K, 0.0)
-
-
-def _counts(targets: Targets, index: int) -> NDArray[np.float64]:
-    """Weighted share of each output among the labels."""
-    if targets.is_sigmoid:
-        return np.array([float(targets.weight_N @ targets.labels[:, index])])
-    return np.bincount(targets.labels, targets.weight_N, minlength=targets.outputs).astype(np.float64)
 
 
 def _class_sums(

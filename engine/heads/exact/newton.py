@@ -125,7 +125,7 @@ class _Small:
 
     def start(self) -> NDArray[np.float64]:
         """No weights; with an intercept the log shares of the classes."""
-        share_K = np.bincount(self.targets.labels, self.targets.weight_N, minlength=self.targets.outputs)
+        share_K = self.targets.shares()
         log_K = np.log(share_K) - np.log(share_K).mean()
         return _with_intercept(np.zeros((self.targets.outputs, self.design.dim)), log_K, self.intercept)
 

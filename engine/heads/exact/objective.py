@@ -41,6 +41,12 @@ class Targets:
         """Whether each problem is a binary one with its own target."""
         return self.labels.ndim == 2
 
+    def shares(self) -> NDArray[np.float64]:
+        """Weighted share of each class among the rows, (K,); of sigmoids each label's, (L,)."""
+        if self.is_sigmoid:
+            return np.asarray(self.weight_N @ self.labels, np.float64)
+        return np.bincount(self.labels, self.weight_N, minlength=self.outputs).astype(np.float64)
+
     def of(self, problems: NDArray[np.int64]) -> "Targets":
         """The targets of some problems."""
         return Targets(self.labels[:, problems], self.weight_N, 1) if self.is_sigmoid else self

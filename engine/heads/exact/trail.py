@@ -56,12 +56,14 @@ class Trail:
 
 def log_odds(targets: Targets, *, intercept: bool) -> NDArray[np.float64]:
     """The intercept that is best without features: centred log shares of the classes, or log odds of each label."""
+    share_K = targets.shares()
+    if not intercept:
+        return np.zeros(len(share_K))
     if targets.is_sigmoid:
-        share_L = (targets.weight_N @ targets.labels).clip(1e-12, 1 - 1e-12)
-        return np.log(share_L / (1 - share_L)) if intercept else np.zeros(len(share_L))
-    share_K = np.bincount(targets.labels, targets.weight_N, minlength=targets.outputs).clip(1e-12)
-    bias_K = np.log(share_K)
-    return np.asarray(bias_K - bias_K.mean()) if intercept else np.zeros(len(share_K))
+        share_L = share_K.clip(1e-12, 1 - 1e-12)
+        return np.asarray(np.log(share_L / (1 - share_L)))
+    bias_K = np.log(share_K.clip(1e-12))
+    return np.asarray(bias_K - bias_K.mean())
 
 
 def _best_mix(
