@@ -78,6 +78,12 @@ def verdict_sentence(verdict: Mapping[str, Any] | None) -> str:
         if verdict.get("p") is not None:
             extra.append(f"p = {verdict['p']:.2g}")
         text += f" ({', '.join(extra)})" if extra else ""
+    if verdict.get("decided_by") == "truth" and (truth := verdict.get("truth")):
+        text += (
+            f". Right answers alone could not tell; the probability of the true class could: {decimal(truth['finetuned'], 3)} "
+            f"against {decimal(truth['head'], 3)}, a difference of {truth['difference']:+.3f} (standard error "
+            f"{truth['standard_error']:.3f})"
+        )
     return f"{text}."
 
 
