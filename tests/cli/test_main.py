@@ -207,7 +207,11 @@ def test_a_pipe_gets_plain_lines(photos):
 def test_a_stop_is_one_line_that_says_how_to_go_on(photos, make_images, sent):
     make_images(photos / "more", ["cat", "dog"], 200, 64)
     command = [sys.executable, "-m", "tle.cli.main", "extract", "more", "-o", "c.h5", *BACKBONE[:-4]]
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # jobs in the background inherit that it is ignored
     process = subprocess.Popen([*command, "--batch-size", "1"], stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
     part, deadline = photos / "c.h5.part", time.monotonic() + 120
     while not (part.exists() and tle.open_cache(part).valid.any()):
         assert process.poll() is None
