@@ -93,7 +93,7 @@ class Design:
             raw_BD = self.features[positions if self.rows is None else self._span(positions)]
             z_BD = buffer_BD[: len(raw_BD)]
             if raw_BD.dtype == np.float16 and len(self) * self.dim > _TORCH_FROM:
-                _as_tensor(z_BD).copy_(_as_tensor(raw_BD))
+                _convert(raw_BD, z_BD)
             else:
                 z_BD[...] = raw_BD
             yield positions, self._standardise(z_BD)
@@ -113,12 +113,13 @@ class Design:
         return z_BD
 
 
-def _as_tensor(raw_BD: NDArray[Any]) -> Any:
-    """A tensor that shares the memory of rows, read-only memory too."""
+def _convert(raw_BD: NDArray[Any], out_BD: NDArray[Any]) -> None:
+    """Write float16 rows, of read-only memory too, into rows of another type."""
     import warnings
 
     import torch
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(np.ascontiguousarray(raw_BD))
+        raw = torch.from_numpy(np.ascontiguousarray(raw_BD))
+    torch.from_numpy(out_BD).copy_(raw)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tle.heads.exact import design as design_module
 from tle.heads.exact.design import Design
 
 
@@ -48,3 +49,12 @@ def test_blocks_never_write_to_the_features(tmp_path):
     own = features.copy()
     _all(Design(own, None, np.ones(4), None, np.dtype(np.float32)))
     np.testing.assert_array_equal(own, features)
+
+
+@pytest.mark.parametrize("limit", [0, 2**26], ids=["torch", "numpy"])
+def test_float16_rows_are_converted_exactly_whoever_does_it(monkeypatch, limit):
+    monkeypatch.setattr(design_module, "_TORCH_FROM", limit)
+    features = np.random.default_rng(0).standard_normal((3000, 700)).astype(np.float16)
+    features.setflags(write=False)
+    found = Design(features, None, None, None, np.dtype(np.float32)).load().features
+    np.testing.assert_array_equal(found, features.astype(np.float32))
