@@ -24,6 +24,7 @@ from tle.finetuning.start import Start, check_start, make_network, start_anew, s
 from tle.finetuning.training import Trainer
 from tle.progress import tell, track
 from tle.runtimes.plan import resolve_device
+from tle.runtimes.torch_device import precise
 from tle.sources import open_source
 
 NEW_HEAD = "none"
@@ -83,7 +84,11 @@ def finetune(
         raise UsageError(f"the classifier is called NAME.tle, got {path.name!r}")
     check_output(path, overwrite=overwrite, inputs=inputs)
     device = resolve_device(options.device)
-    with joined(device) as processes, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with (
+        joined(device) as processes,
+        torch.random.fork_rng(devices=range(torch.cuda.device_count())),
+        precise(tf32=False, device=device),
+    ):
         shown = progress and processes.first
         with claimed(path, wanted=processes.first):
             start = _start(
@@ -224,7 +229,9 @@ def _begin(trainer: Trainer, start: Start) -> None:
     if first is not None:
         row |= {"val_loss": first.loss, f"val_{setting.metric}": first.metric}
         ids = tuple(setting.pictures.source.ids[index] for index in first.rows)
-        state.parity = check_start(start, ids, first.scores, first.labels, setting.pictures.target)
+        state.parity = check_start(
+            start, ids, first.scores, first.labels, setting.pictures.target, precision=setting.precision
+        )
     state.history.append(row)
 
 

@@ -1,6 +1,7 @@
 """The pipeline of the GPU: on one if there is one, and in any case in its order, with everything done at once."""
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from PIL import Image
@@ -142,6 +143,8 @@ def test_it_stops_when_nobody_takes_more(source, tiny, device):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_each_runtime_of_the_gpu(source, tiny, runtime, precision):
+    if runtime == "onnxruntime" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("ONNX Runtime is built for the CPU alone")
     opened = open_runtime(tiny, Plan(runtime=runtime, precision=precision, device="cuda", batch_size=4))
     found = list(run(source, opened, decoding_of(tiny), batch_size=4, dim=tiny.dim, workers=2))
     if precision == "float32":

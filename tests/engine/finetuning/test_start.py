@@ -69,20 +69,24 @@ def test_the_scores_before_any_step_have_to_be_those_of_the_cache(fit):
     cache = start.cache
     ids, labels = cache.ids[-9:], cache.labels[-9:]
     scores = start.layer.scores(np.asarray(cache.features[-9:], np.float32))
-    found = check_start(start, ids, scores, labels, Target.CLASS)
+    found = check_start(start, ids, scores, labels, Target.CLASS, precision="float32")
     assert (found["n"], found["max_abs_difference"], found["agreement"]) == (9, 0.0, 1.0)
     assert found["accuracy_cache"] == found["accuracy_network"]
     rounded = scores + np.float32(1e-3) * np.sign(scores - scores.mean())
-    assert check_start(start, ids, rounded, labels, Target.CLASS)["agreement"] == 1.0
+    assert check_start(start, ids, rounded, labels, Target.CLASS, precision="float32")["agreement"] == 1.0
     one_off = scores.copy()
     one_off[0] = one_off[0, ::-1]
     with pytest.raises(HeadError, match="answers otherwise than the head on .*, by up to"):
-        check_start(start, ids, one_off, labels, Target.CLASS)
+        check_start(start, ids, one_off, labels, Target.CLASS, precision="float32")
     with pytest.raises(HeadError, match="answers otherwise than the head on .*, by up to"):  # no classes to agree on
-        check_start(start, ids, np.roll(scores, 1, axis=1), np.eye(3)[labels], Target.MULTILABEL)
+        check_start(start, ids, np.roll(scores, 1, axis=1), np.eye(3)[labels], Target.MULTILABEL, precision="float32")
     with pytest.raises(HeadError, match="answers otherwise than the head on .*, for 9 of 9 pictures"):
-        check_start(start, ids, np.roll(scores, 1, axis=1), labels, Target.CLASS)
-    assert check_start(start, (), scores[:0], labels[:0], Target.CLASS) is None
+        check_start(start, ids, np.roll(scores, 1, axis=1), labels, Target.CLASS, precision="float32")
+    tilted = scores + np.float32(3e-2) * np.sign(scores - scores.mean())
+    assert check_start(start, ids, tilted, labels, Target.CLASS, precision="bfloat16")["agreement"] == 1.0
+    with pytest.raises(HeadError, match="answers otherwise than the head on .*, by up to 0.03"):
+        check_start(start, ids, tilted, labels, Target.CLASS, precision="float32")
+    assert check_start(start, (), scores[:0], labels[:0], Target.CLASS, precision="float32") is None
 
 
 def test_what_the_caller_names_is_not_replaced_in_silence(fit, photos):
