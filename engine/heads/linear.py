@@ -31,6 +31,7 @@ from tle.heads.samples import Samples, Task
 from tle.heads.scaler import Scaler, fit_scaler
 from tle.heads.sweep import Attempt, Refit, score_samples, sole_value
 from tle.heads.threads import blas_threads, torch_threads
+from tle.heads.words import device_of
 
 if TYPE_CHECKING:
     import torch
@@ -232,9 +233,4 @@ def _class_weight(params: Params) -> str | dict[str, float] | None:
 def _device(params: Params) -> "torch.device":
     import torch
 
-    name = params.values.get("device", "cpu")
-    if name not in ("cpu", "cuda"):
-        raise UsageError(f"parameter device of head linear is cpu or cuda, got {name!r}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("parameter device of head linear is cuda, but torch finds no CUDA device: take device=cpu")
-    return torch.device(name)
+    return torch.device(device_of(params))

@@ -15,6 +15,9 @@ Unless C is given, the 45 values of DINOv2's linear evaluation are tried from st
 validation has clearly turned. All values share the scaled features, their curvature, and most of the passes.
 
 Multi-label targets: one binary problem a label, one C for all, solved together.
+
+With `device=cuda` what touches all pictures is done on the GPU: passes, certificates, the choice of the pictures that the
+curvature is taken from; the rest, and small problems, by NumPy. The default is the cpu: this has not been measured enough.
 """
 
 import time
@@ -36,10 +39,10 @@ from tle.heads.samples import Samples, Task
 from tle.heads.scaler import Scaler
 from tle.heads.sweep import Attempt, Refit, score_samples, sole_value
 from tle.heads.unit_rows import UnitRows
-from tle.heads.words import one_of
+from tle.heads.words import device_of, one_of
 from tle.names import near_names
 
-PARAMS = ("C", "path", "tol", "max_iter", "class_weight", "scale")
+PARAMS = ("C", "path", "tol", "max_iter", "class_weight", "scale", "device")
 TARGETS = (Target.CLASS, Target.MULTILABEL)
 EDGES = ("C",)
 # DINOv2's linear evaluation: wide enough for any features that are scaled.
@@ -67,11 +70,13 @@ class _Options:
         max_iter: passes over the features for each C.
         scale: one of `SCALES`.
         class_weight: "balanced", or float64 (C,), or None.
+        device: cpu or cuda.
     """
 
     max_iter: int
     scale: str
     class_weight: str | NDArray[np.float64] | None
+    device: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +131,7 @@ class _Fit:
             if len(self.columns):
                 labels_NL = samples.labels[:, self.columns]
                 self.problem = make_label_problem(
-                    features, labels_NL, rows=samples.rows, mean_D=mean_D, scale_D=scale_D
+                    features, labels_NL, rows=samples.rows, mean_D=mean_D, scale_D=scale_D, device=options.device
                 )
             return
         rows, labels_N, weight_N = samples.rows, samples.labels, _sample_weights(options, samples.labels, task)
@@ -136,8 +141,9 @@ class _Fit:
         self.columns, index_N = np.unique(labels_N, return_inverse=True)
         if len(self.columns) > 1:  # a validation split can take all pictures but those of one class
             self.problem = make_problem(
-                features, index_N, len(self.columns), weight_N=weight_N, rows=rows, mean_D=mean_D, scale_D=scale_D
-            )
+                features, index_N, len(self.columns), weight_N=weight_N, rows=rows, mean_D=mean_D, scale_D=scale_D,
+                device=options.device,
+            )  # fmt: skip
 
     def solve(self, c_L: Sequence[float], tol: float, *, tiny: int = TINY_PASS) -> Iterator[_Solved]:
         """Solve for every C, the smallest first."""
@@ -226,7 +232,15 @@ def refit(
     facts = {
         name: value for name, value in final.record().items() if name != "seconds"
     }  # the same seed, the same record
-    details = {"C_refit": c, "tol": tol, "max_iter": options.max_iter, "scale": options.scale, **facts}
+    device = "cpu" if fit.problem is None else fit.problem.device
+    details = {
+        "C_refit": c,
+        "tol": tol,
+        "max_iter": options.max_iter,
+        "scale": options.scale,
+        "device": device,
+        **facts,
+    }
     notes = (*fit.scaler.notes, *_final_notes(task, fit, final, samples, tol))
     return Refit(model=final.layer, details=details, notes=notes, packages=("scipy",))
 
@@ -259,7 +273,10 @@ def _grid(params: Params) -> tuple[float, ...]:
 
 def _options(params: Params, task: Task) -> _Options:
     return _Options(
-        params.integer("max_iter", MAX_PASSES), one_of(params, "scale", SCALES), _class_weight(params, task)
+        params.integer("max_iter", MAX_PASSES),
+        one_of(params, "scale", SCALES),
+        _class_weight(params, task),
+        device_of(params),
     )
 
 

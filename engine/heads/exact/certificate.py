@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tle.heads.exact.design import Design
+from tle.heads.exact.device import cast, fetch, library, row_numbers, send, zeros
 from tle.heads.exact.objective import Targets, xent_double
 from tle.heads.exact.products import times
 
@@ -79,14 +80,13 @@ def certify(
         The certificate, from one pass in float64, or up to two and a half where logits cannot be kept.
     """
     problems, outputs, dim = weight_LKD.shape
+    targets = targets.beside(design.tensor)
     logits = _Logits(design, np.ascontiguousarray(weight_LKD.reshape(-1, dim).T))
     if intercept:
         bias_LK = _centre(logits, targets, bias_LK)
-    loss_L, entropy_L = np.zeros(problems), np.zeros(problems)
-    grad_MD, delta_M = np.zeros((problems * outputs, dim)), np.zeros(problems * outputs)
-    mean_D = np.zeros(dim)
     one = problems if targets.is_sigmoid else 1  # classes are the same for all problems
-    sums_MD = np.zeros((one * outputs, dim))  # sum v y z^T
+    shapes = (problems, problems, (problems * outputs, dim), problems * outputs, dim, (one * outputs, dim))
+    loss_L, entropy_L, grad_MD, delta_M, mean_D, sums_MD = (zeros(s, np.float64, logits.weight_DM) for s in shapes)
     for positions, r_BM, z_BD in logits.blocks(bias_LK):
         loss, entropy = xent_double(r_BM, targets, positions, problems)
         loss_L += loss
@@ -94,9 +94,10 @@ def certify(
         grad_MD += r_BM.T @ z_BD
         delta_M += r_BM.sum(axis=0)
         if intercept:
-            v_B = targets.weight_N[positions]
+            v_B = targets.weights[positions]
             mean_D += v_B @ z_BD
-            sums_MD += _class_sums(z_BD, v_B, targets.labels[positions], outputs)
+            sums_MD += _label_sums(z_BD, v_B, targets.labels[positions], outputs)
+    loss_L, entropy_L, grad_MD, delta_M, mean_D, sums_MD = fetch(loss_L, entropy_L, grad_MD, delta_M, mean_D, sums_MD)
     shape = (problems, outputs, dim)
     gradient, delta_LK = grad_MD.reshape(shape), delta_M.reshape(shape[:2])
     sums = np.broadcast_to(sums_MD.reshape(one, outputs, dim), shape)
@@ -113,50 +114,57 @@ def certify(
 
 
 class _Logits:
-    """x W^T for all rows in float64, kept if they are few enough."""
+    """x W^T for all rows in float64, kept if they are few enough; arrays, or tensors where the rows are such."""
 
     def __init__(self, design: Design, weight_DM: NDArray[np.float64]) -> None:
-        self.design, self.weight_DM = design, weight_DM
-        self.kept_NM: NDArray[np.float64] | None = None
+        self.design = design
+        (self.weight_DM,) = send(design.tensor, weight_DM)
+        self.kept_NM: Any = None
         if len(design) * weight_DM.shape[1] <= _KEPT_LOGITS:
-            self.kept_NM = np.empty((len(design), weight_DM.shape[1]))
-            for positions, z_BD in design.blocks():
-                times(z_BD.astype(np.float64), weight_DM, out=self.kept_NM[positions])
+            self.kept_NM = zeros((len(design), weight_DM.shape[1]), np.float64, self.weight_DM)
+            # The copy in float64 has no name, which would keep it while the next one is made: 8 % of a certificate.
+            for positions, z_BD in design.blocks(sum(weight_DM.shape)):
+                times(cast(z_BD, np.float64), self.weight_DM, out=self.kept_NM[positions])
 
-    def values(self, bias_LK: NDArray[np.float64]) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    def values(self, bias_LK: NDArray[np.float64]) -> Iterator[tuple[slice, Any]]:
         """Logits, a block at a time, to be overwritten."""
         if self.kept_NM is None:
             yield from ((positions, r_BM) for positions, r_BM, _ in self.blocks(bias_LK))
             return
-        step = max(16, _KEPT_BLOCK // self.kept_NM.shape[1])
+        (bias_M,) = send(self.design.tensor, bias_LK.reshape(-1))
+        columns = len(bias_M)
+        step = max(16, _KEPT_BLOCK // columns) if self.design.tensor is None else self.design.device_step(columns)
         for start in range(0, len(self.kept_NM), step):
             positions = slice(start, min(start + step, len(self.kept_NM)))
-            yield positions, self.kept_NM[positions] + bias_LK.reshape(-1)
+            yield positions, self.kept_NM[positions] + bias_M
 
-    def blocks(self, bias_LK: NDArray[np.float64]) -> Iterator[tuple[slice, NDArray[np.float64], NDArray[np.float64]]]:
+    def blocks(self, bias_LK: NDArray[np.float64]) -> Iterator[tuple[slice, Any, Any]]:
         """Logits, to be overwritten, with their rows in float64."""
-        for positions, z_BD in self.design.blocks():
-            z_BD = z_BD.astype(np.float64)
+        (bias_M,) = send(self.design.tensor, bias_LK.reshape(-1))
+        for positions, z_BD in self.design.blocks(sum(self.weight_DM.shape)):
+            z_BD = cast(z_BD, np.float64)
             r_BM = times(z_BD, self.weight_DM) if self.kept_NM is None else self.kept_NM[positions]
-            yield positions, r_BM + bias_LK.reshape(-1), z_BD
+            yield positions, r_BM + bias_M, z_BD
 
 
 def _centre(logits: _Logits, targets: Targets, bias_LK: NDArray[np.float64]) -> NDArray[np.float64]:
     """Intercepts for which the probabilities sum to the labels, as nearly as a few steps get there."""
     problems, outputs = bias_LK.shape
+    xp = library(logits.weight_DM)
     for _ in range(_CENTRING_STEPS if logits.kept_NM is not None else _STREAMED_STEPS):
-        delta_LK = np.zeros((problems, outputs))
-        hessian_LKK = np.zeros((problems, outputs, outputs))
+        delta_LK = zeros((problems, outputs), np.float64, logits.weight_DM)
+        hessian_LKK = zeros((problems, outputs, outputs), np.float64, logits.weight_DM)
         for positions, r_BM in logits.values(bias_LK):
             p_BLK = _probabilities(r_BM, targets, positions, problems)
-            v_B = targets.weight_N[positions]
+            v_B = targets.weights[positions]
             for index in range(problems):
                 p_BK = p_BLK[:, index]
                 if outputs == 1:
                     hessian_LKK[index] += v_B @ (p_BK * (1 - p_BK))
                 else:
-                    hessian_LKK[index] += np.diag(v_B @ p_BK) - (p_BK * v_B[:, None]).T @ p_BK
+                    hessian_LKK[index] += xp.diag(v_B @ p_BK) - (p_BK * v_B[:, None]).T @ p_BK
             delta_LK += r_BM.sum(axis=0).reshape(problems, outputs)
+        delta_LK, hessian_LKK = fetch(delta_LK, hessian_LKK)
         step_LK = np.stack([np.linalg.lstsq(h, d, rcond=1e-12)[0] for h, d in zip(hessian_LKK, delta_LK, strict=True)])
         bias_LK = bias_LK - step_LK.clip(-1.0, 1.0)
         if np.abs(step_LK).max() < _SMALL_STEP:  # what is left is of the order of its square
@@ -164,16 +172,16 @@ def _centre(logits: _Logits, targets: Targets, bias_LK: NDArray[np.float64]) -> 
     return bias_LK
 
 
-def _probabilities(r_BM: NDArray[np.float64], targets: Targets, positions: slice, problems: int) -> NDArray[np.float64]:
+def _probabilities(r_BM: Any, targets: Targets, positions: slice, problems: int) -> Any:
     """(B, L, K) probabilities; the logits become weighted residuals."""
-    label, v_B = targets.labels[positions], targets.weight_N[positions]
+    label, v_B = targets.labels[positions], targets.weights[positions]
     xent_double(r_BM, targets, positions, problems)
-    safe_B = np.where(v_B > 0, v_B, 1.0)
+    safe_B = library(v_B).where(v_B > 0, v_B, 1.0)
     p_BLK = r_BM.reshape(len(r_BM), problems, -1) / safe_B[:, None, None]
     if targets.is_sigmoid:
-        return np.asarray(p_BLK + label[:, :, None], np.float64)
-    p_BLK[np.arange(len(p_BLK)), :, label] += 1.0
-    return np.asarray(p_BLK, np.float64)
+        return p_BLK + label[:, :, None]
+    p_BLK[row_numbers(p_BLK), :, label] += 1.0
+    return p_BLK
 
 
 def _mixture(delta_K: NDArray[np.float64], counts_K: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
@@ -191,11 +199,10 @@ def _mixture(delta_K: NDArray[np.float64], counts_K: NDArray[np.float64]) -> tup
     return mixing, np.maximum(counts_K - (1 - mixing) / mixing * delta_K, 0.0)
 
 
-def _class_sums(
-    z_BD: NDArray[np.float64], v_B: NDArray[np.float64], labels: NDArray[Any], outputs: int
-) -> NDArray[np.float64]:
+def _label_sums(z_BD: Any, v_B: Any, labels: Any, outputs: int) -> Any:
+    """Sum v y z^T: (K, D), or (L, D) of sigmoids."""
     if labels.ndim == 2:
-        return np.asarray((labels * v_B[:, None]).T @ z_BD)
-    one_hot = np.zeros((len(z_BD), outputs))
-    one_hot[np.arange(len(z_BD)), labels] = v_B
-    return np.asarray(one_hot.T @ z_BD)
+        return (labels * v_B[:, None]).T @ z_BD
+    one_hot = zeros((len(z_BD), outputs), np.float64, z_BD)
+    one_hot[row_numbers(z_BD), labels] = v_B
+    return one_hot.T @ z_BD

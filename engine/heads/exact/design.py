@@ -1,11 +1,12 @@
-"""The rows of a problem, standardised, in memory or streamed from the cache block by block.
+"""The rows of a problem, standardised, in memory, streamed from the cache block by block, or on a device.
 
 # N rows of the feature matrix, n rows of the problem, B rows of a block, D feature dim
 
     z = (x - mean) * inverse        rounded to the working type
 
 What is in memory is standardised once; what is streamed, in every pass, in a buffer that is used again and again:
-many float16 rows are converted by `torch.Tensor.copy_`, which is some ten times as fast as NumPy.
+many float16 rows are converted by `torch.Tensor.copy_`, which is some ten times as fast as NumPy. On a device is a copy
+of all rows, standardised, and where there is one it alone is read: blocks are tensors.
 """
 
 from collections.abc import Iterator
@@ -15,9 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tle.heads.exact.device import as_tensor, cast, fetch, send
+
 # Elements of a block. Of 128 to 2,048 rows of 1,280 features in float32, 256 to 1,024 made a pass over 10 columns 1.4
 # times as fast as one product over all rows, and each block costs a tenth of a millisecond besides.
 _BLOCK_VALUES = 2**20
+# Values that may be made at a time on a device, where short blocks wait for their start: 128 MiB of float32, of which a
+# certificate in float64 makes some ten times as much. Not measured.
+_DEVICE_VALUES = 2**25
 # Values from which float16 is converted by torch, whose import takes as long as NumPy needs for 2**30 of them.
 _TORCH_FROM = 2**26
 
@@ -32,7 +38,7 @@ class Design:
         mean_D: float64 (D,); None for 0.
         inverse_D: float64 (D,), 1 / scale; None for 1.
         dtype: float32 or float64, in which passes are made.
-        tensor: (n, D) torch tensor of the same rows, standardised, on the device that makes the passes; None for NumPy.
+        tensor: (n, D) torch tensor of the same rows, standardised, on the device that works on them; None for NumPy.
     """
 
     features: NDArray[Any]
@@ -52,35 +58,66 @@ class Design:
 
     @property
     def is_resident(self) -> bool:
-        """Whether rows need no work before they are used."""
+        """Whether rows are NumPy's and need no work before they are used."""
         plain = self.rows is None and self.mean_D is None and self.inverse_D is None
-        return plain and self.features.dtype == self.dtype
+        return self.tensor is None and plain and self.features.dtype == self.dtype
 
     def load(self) -> "Design":
-        """The same rows in memory, standardised."""
+        """The same rows in memory, standardised, for NumPy."""
         if self.is_resident:
             return self
         z_ND = np.empty((len(self), self.dim), self.dtype)
         for positions, z_BD in self.blocks():
-            z_ND[positions] = z_BD
-        return Design(z_ND, None, None, None, self.dtype, self.tensor)
+            (z_ND[positions],) = fetch(z_BD)
+        return Design(z_ND, None, None, None, self.dtype)
 
     def on_device(self, device: str) -> "Design":
-        """The same rows with a copy on a torch device ("cuda", "cpu"), which then makes the float32 passes."""
+        """The same rows with a copy in their type on a torch device ("cuda", "cpu"), which then works on them."""
         import torch
 
-        tensor = torch.empty((len(self), self.dim), dtype=torch.float32, device=device)
+        tensor = torch.empty((len(self), self.dim), dtype=getattr(torch, self.dtype.name), device=device)
         for positions, z_BD in self.blocks():
-            tensor[positions] = torch.from_numpy(z_BD).to(device)
+            tensor[positions] = as_tensor(z_BD).to(device)
         return replace(self, tensor=tensor)
 
     def take(self, positions: NDArray[np.int64]) -> NDArray[Any]:
-        """Some standardised rows, a fresh array."""
+        """Some standardised rows, a fresh array of NumPy."""
+        if self.tensor is not None:
+            (index,) = send(self.tensor, positions)
+            (z_MD,) = fetch(cast(self.tensor[index], self.dtype))
+            return np.asarray(z_MD)
         rows = positions if self.rows is None else self.rows[positions]
         return self._standardise(np.array(self.features[rows], self.dtype))
 
-    def blocks(self) -> Iterator[tuple[slice, NDArray[Any]]]:
-        """All rows in order as (positions, (B, D) rows); a block is valid until the next one is asked for."""
+    def some(self, positions: NDArray[np.int64]) -> "Design":
+        """Some rows, copied where they are."""
+        if self.tensor is None:
+            return Design(self.take(positions), None, None, None, self.dtype)
+        (index,) = send(self.tensor, positions)
+        return replace(self, rows=positions if self.rows is None else self.rows[positions], tensor=self.tensor[index])
+
+    def device_step(self, columns: int) -> int:
+        """Rows of a block on a device, where so many values are made for each."""
+        return max(16, _DEVICE_VALUES // columns)
+
+    def blocks(self, columns: int = 1) -> Iterator[tuple[slice, Any]]:
+        """All rows in order as (positions, (B, D) rows), arrays or tensors, not to be written to.
+
+        A block is valid until the next one is asked for.
+
+        Args:
+            columns: values that are made for each row of a block.
+        """
+        if self.tensor is None:
+            yield from self._host_blocks()
+            return
+        is_cast = self.tensor.element_size() != self.dtype.itemsize
+        step = self.device_step(columns + self.dim if is_cast else columns)
+        for start in range(0, len(self), step):
+            positions = slice(start, min(start + step, len(self)))
+            yield positions, cast(self.tensor[positions], self.dtype)
+
+    def _host_blocks(self) -> Iterator[tuple[slice, NDArray[Any]]]:
         step = max(16, _BLOCK_VALUES // max(self.dim, 1))
         if self.is_resident:
             for start in range(0, len(self), step):
@@ -115,11 +152,6 @@ class Design:
 
 def _convert(raw_BD: NDArray[Any], out_BD: NDArray[Any]) -> None:
     """Write float16 rows, of read-only memory too, into rows of another type."""
-    import warnings
-
     import torch
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        raw = torch.from_numpy(np.ascontiguousarray(raw_BD))
-    torch.from_numpy(out_BD).copy_(raw)
+    torch.from_numpy(out_BD).copy_(as_tensor(raw_BD))

@@ -57,9 +57,10 @@ def solve_path(
     Yields:
         Solutions by descending strength; float64.
     """
-    if len(design) < _FEW_ROWS * design.dim:
+    if has_few_rows(len(design), design.dim):
         yield from _solve_few_rows(design, targets, strengths, tol, max_passes, intercept, seed)
         return
+    targets = targets.beside(design.tensor)
     solver = Solver(design, targets, tol, max_passes, intercept, np.random.default_rng(seed))
     ordered = sorted({float(value) for value in strengths}, reverse=True)
     trail = Trail(design, targets, intercept=intercept)
@@ -75,6 +76,11 @@ def solve_path(
         if len(states) == CERTIFIED_TOGETHER or (states and strength == ordered[-1]):
             yield from solver.finish(states)
             states = []
+
+
+def has_few_rows(n: int, dim: int) -> bool:
+    """Whether classes are solved for as combinations of the rows, which NumPy does wherever these are."""
+    return n < _FEW_ROWS * dim
 
 
 def _spread(design: Design) -> float:
@@ -112,7 +118,7 @@ def solve_labels(
     start: Sequence[Solution] = (),
 ) -> list[Solution]:
     """Solve one binary problem a label, all at once, at one strength; `start` holds solutions of another strength."""
-    labels, dim = targets.labels.shape[1], design.dim
+    labels, dim, targets = targets.labels.shape[1], design.dim, targets.beside(design.tensor)
     solver = Solver(design, targets, tol, max_passes, intercept, np.random.default_rng(seed))
     if start:
         weight, bias = np.stack([s.weight_KD for s in start]), np.stack([s.bias_K for s in start])

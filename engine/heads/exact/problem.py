@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from tle.errors import HeadError, UsageError
 from tle.heads.exact.design import Design
+from tle.heads.exact.device import fetch, library
 from tle.heads.exact.newton import can_finish, finish, is_small, solve_small
 from tle.heads.exact.objective import Targets
-from tle.heads.exact.path import MAX_PASSES, Solution, solve_labels, solve_path
+from tle.heads.exact.path import MAX_PASSES, Solution, has_few_rows, solve_labels, solve_path
 from tle.heads.threads import blas_threads
 
 # Numbers of the features up to which passes are in float64: they fit the caches, and float32 would save nothing.
@@ -62,10 +63,23 @@ class Problem:
         return not self.targets.is_sigmoid and self.targets.outputs == 2
 
     @property
+    def device(self) -> str:
+        """Where the rows are worked on: cpu or cuda."""
+        return "cpu" if self.design.tensor is None else str(self.design.tensor.device.type)
+
+    @property
     def pass_size(self) -> int:
         """Multiply-adds of one product with all rows."""
-        outputs = self.targets.labels.shape[1] if self.targets.is_sigmoid else self.targets.outputs
-        return len(self.design) * self.design.dim * outputs
+        return len(self.design) * self.design.dim * self._columns
+
+    @property
+    def host_size(self) -> int:
+        """Multiply-adds of the largest product of NumPy's in a step: with all rows, or with a basis if these are elsewhere."""
+        return self.pass_size if self.design.tensor is None else self.design.dim**2 * self._columns
+
+    @property
+    def _columns(self) -> int:
+        return int(self.targets.labels.shape[1]) if self.targets.is_sigmoid else self.targets.outputs
 
     def strength(self, c: float) -> float:
         """The solver's lambda for C.
@@ -114,7 +128,7 @@ class Problem:
                 design, self.targets, list(c_of), tol=wanted, max_passes=max_passes, intercept=self.intercept, seed=seed
             )
         # To set the threads takes 6 ms: often as long as a small problem.
-        for some in _batches(stream, _SMALL_BATCH if small else 1, self.pass_size):
+        for some in _batches(stream, _SMALL_BATCH if small else 1, self.host_size):
             for found in some:
                 if (
                     found.gap > tol * found.objective
@@ -144,7 +158,9 @@ class Problem:
         if "largest" not in self.memory:
             found_D = np.zeros(self.design.dim)
             for _, z_BD in self.design.blocks():
-                np.maximum(found_D, np.maximum(z_BD.max(axis=0), -z_BD.min(axis=0)), out=found_D)
+                xp = library(z_BD)
+                (largest_D,) = fetch(xp.maximum(xp.amax(z_BD, axis=0), -xp.amin(z_BD, axis=0)))
+                np.maximum(found_D, largest_D, out=found_D)
             self.memory["largest"] = found_D
         return self.memory["largest"]
 
@@ -167,6 +183,7 @@ def make_problem(
     scale_D: NDArray[np.float64] | None = None,
     intercept: bool = True,
     double: bool = False,
+    device: str = "cpu",
 ) -> Problem:
     """A problem of classes.
 
@@ -180,11 +197,14 @@ def make_problem(
         scale_D: by which rows are then divided.
         intercept: whether there is a free intercept.
         double: make passes in float64 however large the problem is.
+        device: cpu, or cuda for what touches all rows. Problems of at most `SMALL_VALUES` numbers and those of few rows
+            are NumPy's whatever it is.
     """
     weight_N = np.ones(len(labels_N)) if weight_N is None else weight_N
     total = float(weight_N.sum())
     targets = Targets(np.ascontiguousarray(labels_N, np.int64), weight_N / total, outputs)
-    return Problem(_make_design(features, rows, mean_D, scale_D, double), targets, total, intercept)
+    device = "cpu" if has_few_rows(len(labels_N), features.shape[1]) else device
+    return Problem(_make_design(features, rows, mean_D, scale_D, double, device), targets, total, intercept)
 
 
 def make_label_problem(
@@ -194,11 +214,12 @@ def make_label_problem(
     rows: NDArray[np.int64] | None = None,
     mean_D: NDArray[np.float64] | None = None,
     scale_D: NDArray[np.float64] | None = None,
+    device: str = "cpu",
 ) -> Problem:
     """A binary problem for each of the columns of `labels_NL`, neither of which is constant; see `make_problem`."""
     n = len(labels_NL)
     targets = Targets(np.ascontiguousarray(labels_NL, np.float32), np.full(n, 1.0 / n), 1)
-    return Problem(_make_design(features, rows, mean_D, scale_D, False), targets, float(n))
+    return Problem(_make_design(features, rows, mean_D, scale_D, False, device), targets, float(n))
 
 
 def solve_all_labels(
@@ -214,7 +235,7 @@ def solve_all_labels(
     start: Sequence[Solution] = ()
     wanted = min(tol, _LAST_DIGIT) if problem.pass_size <= tiny else tol
     for c in sorted(set(c_L)):
-        with blas_threads(problem.pass_size):
+        with blas_threads(problem.host_size):
             start = solve_labels(
                 problem.design, problem.targets, problem.strength(c), tol=wanted, max_passes=max_passes, seed=seed, start=start
             )  # fmt: skip
@@ -225,10 +246,10 @@ def solve_all_labels(
         )
 
 
-def _batches(stream: Iterator[Solution], size: int, pass_size: int) -> Iterator[list[Solution]]:
+def _batches(stream: Iterator[Solution], size: int, multiply_adds: int) -> Iterator[list[Solution]]:
     """So many solutions at a time, finite ones, each batch with as many threads as it is worth."""
     while True:
-        with blas_threads(pass_size):
+        with blas_threads(multiply_adds):
             try:
                 some = list(islice(stream, size))
             except np.linalg.LinAlgError as error:  # what a decomposition says of a matrix that is not finite
@@ -249,10 +270,30 @@ def _make_design(
     mean_D: NDArray[np.float64] | None,
     scale_D: NDArray[np.float64] | None,
     double: bool,
+    device: str,
 ) -> Design:
     n = len(features) if rows is None else len(rows)
     values = n * int(features.shape[1])
     dtype = np.dtype(np.float64 if double or values <= SMALL_VALUES else np.float32)
     inverse_D = None if scale_D is None else 1.0 / scale_D
     design = Design(features, rows, mean_D, inverse_D, dtype)
+    if device != "cpu" and values > SMALL_VALUES:
+        return _place(design, device)
     return design.load() if values * dtype.itemsize <= RESIDENT_BYTES else design
+
+
+def _place(design: Design, device: str) -> Design:
+    """The design with its rows on a device, which it is not asked for again.
+
+    Raises:
+        HeadError: they do not fit there.
+    """
+    import torch
+
+    try:
+        return design.on_device(device)
+    except torch.OutOfMemoryError as error:
+        size = len(design) * design.dim * design.dtype.itemsize / 2**30
+        raise HeadError(
+            f"the features need {size:.1f} GiB on {device}, which has not so much free: take device=cpu"
+        ) from error

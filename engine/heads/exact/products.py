@@ -1,4 +1,4 @@
-"""Products of many rows with few columns, in pieces that a BLAS multiplies without packing them first.
+"""Products of many rows with few columns; by NumPy in pieces that a BLAS multiplies without packing them first.
 
 # B rows, D feature dim, M columns
 
@@ -13,8 +13,8 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tle.heads.exact.device import library
 from tle.heads.threads import blas_architecture, blas_thread_count
 
 _SMALL = 10**6
@@ -24,8 +24,10 @@ _LEAST_TIMES = 16
 _LEAST_ADD = 39
 
 
-def times(z_BD: NDArray[Any], columns_DM: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
-    """`z_BD @ columns_DM`, (B, M), of the same type, into `out` where it is given."""
+def times(z_BD: Any, columns_DM: Any, out: Any = None) -> Any:
+    """`z_BD @ columns_DM`, (B, M), arrays or tensors of the same type, into `out` where it is given."""
+    if not isinstance(z_BD, np.ndarray):
+        return library(z_BD).matmul(z_BD, columns_DM, out=out)
     piece = _piece(z_BD.shape[1], columns_DM.shape[1])
     if piece < _LEAST_TIMES or piece >= len(z_BD):
         return np.matmul(z_BD, columns_DM, out=out)
@@ -36,8 +38,11 @@ def times(z_BD: NDArray[Any], columns_DM: NDArray[Any], out: NDArray[Any] | None
     return out
 
 
-def add_outer(sum_MD: NDArray[Any], r_BM: NDArray[Any], z_BD: NDArray[Any]) -> None:
-    """Add `r_BM.T @ z_BD` to `sum_MD` in place; all of one type."""
+def add_outer(sum_MD: Any, r_BM: Any, z_BD: Any) -> None:
+    """Add `r_BM.T @ z_BD` to `sum_MD` in place; arrays or tensors, all of one type."""
+    if not isinstance(z_BD, np.ndarray):
+        sum_MD.addmm_(r_BM.T, z_BD)
+        return
     piece = _piece(z_BD.shape[1], r_BM.shape[1])
     if piece < _LEAST_ADD or z_BD.dtype != np.float32:
         sum_MD += r_BM.T @ z_BD

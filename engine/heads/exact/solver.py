@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from tle.heads.exact.certificate import certify
 from tle.heads.exact.design import Design
+from tle.heads.exact.device import fetch, send
 from tle.heads.exact.lbfgs import State, descend
 from tle.heads.exact.objective import Evaluation, Targets, evaluate, predict_rows
 from tle.heads.exact.preconditioner import MAX_DENSE, SAMPLE, Preconditioner, bound, two_level
@@ -226,8 +227,7 @@ class Solver:
         self, before: State, rows: NDArray[np.int64]
     ) -> Callable[[NDArray[np.int64], NDArray[Any], NDArray[Any]], Evaluation]:
         """The loss with all rows but `rows` taken as linear around `before`, which is left alone."""
-        few = Design(self.design.take(rows), None, None, None, self.design.dtype)
-        targets = Targets(self.targets.labels[rows], self.targets.weight_N[rows], self.targets.outputs)
+        few, targets = self.design.some(rows), self.targets.some(rows)
         share = len(rows) / len(self.design)
         w0, b0 = before.weight_LKD, before.bias_LK
         here = evaluate(few, targets, w0, b0)
@@ -281,14 +281,15 @@ class Solver:
     def _sample(self, state: State, problem: int) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[Any]]:
         """Rows drawn by how unsure they are, what each stands for, and their probabilities."""
         weight, bias = state.weight_LKD[problem], state.bias_LK[problem]
+        bias_beside, weight_beside = send(self.design.tensor, bias, weight)
         n = len(self.design)
         p_NK = np.empty((n, self.targets.outputs), np.float32) if n <= SAMPLE else None
         unsure_N = np.empty(n)
-        for positions, z_BD in self.design.blocks():
-            p_BK = predict_rows(z_BD, weight, bias)
-            unsure_N[positions] = (p_BK * (1 - p_BK)).sum(axis=1)
+        for positions, z_BD in self.design.blocks(self.targets.outputs):
+            p_BK = predict_rows(z_BD, weight_beside, bias_beside)
+            (unsure_N[positions],) = fetch((p_BK * (1 - p_BK)).sum(axis=1))
             if p_NK is not None:
-                p_NK[positions] = p_BK
+                (p_NK[positions],) = fetch(p_BK)
         v_N = self.targets.weight_N
         if p_NK is not None:
             return np.arange(n), v_N, p_NK

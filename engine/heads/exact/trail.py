@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tle.heads.exact.design import Design
+from tle.heads.exact.device import cast, library, send, zeros
 from tle.heads.exact.objective import Targets
 from tle.heads.exact.products import times
 from tle.kernels.softmax_xent import softmax_xent_
@@ -24,20 +25,21 @@ _STEPS = 15
 
 
 class Trail:
-    """The last solutions and their logits."""
+    """The last solutions and their logits, which are kept where the rows are."""
 
     def __init__(self, design: Design, targets: Targets, *, intercept: bool) -> None:
-        self.design, self.targets, self.intercept = design, targets, intercept
-        self._past: list[tuple[NDArray[Any], NDArray[Any], NDArray[np.float32]]] = []
+        self.design, self.targets, self.intercept = design, targets.beside(design.tensor), intercept
+        self._past: list[tuple[NDArray[Any], NDArray[Any], Any]] = []
         self._keeps = len(design) * targets.outputs <= _KEPT_LOGITS
 
     def add(self, weight_KD: NDArray[Any], bias_K: NDArray[Any]) -> None:
         """Remember a solution; costs half a pass."""
-        logits_NK = np.empty((len(self.design) if self._keeps else 0, len(bias_K)), np.float32)
+        logits_NK = None
         if self._keeps:
-            columns = np.ascontiguousarray(weight_KD.T, self.design.dtype)
-            for positions, z_BD in self.design.blocks():
-                logits_NK[positions] = times(z_BD, columns) + bias_K
+            bias, columns = send(self.design.tensor, bias_K, np.ascontiguousarray(weight_KD.T, self.design.dtype))
+            logits_NK = zeros((len(self.design), len(bias)), np.float32, bias)
+            for positions, z_BD in self.design.blocks(len(bias)):
+                logits_NK[positions] = times(z_BD, columns) + bias
         self._past = [*self._past[1 - REMEMBERED :], (weight_KD, bias_K, logits_NK)]
 
     def start(self, strength: float) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -67,20 +69,21 @@ def log_odds(targets: Targets, *, intercept: bool) -> NDArray[np.float64]:
 
 
 def _best_mix(
-    logits: list[NDArray[np.float32]], targets: Targets, inner_AA: NDArray[np.float64], strength: float
+    logits: list[Any], targets: Targets, inner_AA: NDArray[np.float64], strength: float
 ) -> NDArray[np.float64]:
-    """The combination of least objective, by BFGS from the last solution."""
+    """The combination of least objective, by BFGS from the last solution; logits are arrays or tensors."""
     from scipy.optimize import minimize
 
-    weight_N = targets.weight_N.astype(np.float32)
+    weight_N, vdot = cast(targets.weights, np.float32), library(targets.weights).vdot
 
     def objective(mix_A: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        r_NK = logits[0] * np.float32(mix_A[0])
+        r_NK = logits[0] * float(mix_A[0])
         for mix, logits_NK in zip(mix_A[1:], logits[1:], strict=True):
-            r_NK += np.float32(mix) * logits_NK
-        loss = softmax_xent_(r_NK[:, None, :], targets.labels, weight_N)[0]
+            r_NK += float(mix) * logits_NK
+        loss = float(softmax_xent_(r_NK[:, None, :], targets.labels, weight_N)[0])
         penalty_A = strength * (inner_AA @ mix_A)
-        gradient_A = np.array([float(np.vdot(r_NK, logits_NK)) for logits_NK in logits]) + penalty_A
+        slope_A = [float(vdot(r_NK.reshape(-1), logits_NK.reshape(-1))) for logits_NK in logits]
+        gradient_A = np.array(slope_A) + penalty_A
         return float(loss + mix_A @ penalty_A / 2), gradient_A
 
     start = np.eye(len(logits))[-1]

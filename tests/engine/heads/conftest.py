@@ -17,6 +17,27 @@ def _one_thread():
         yield
 
 
+@pytest.fixture(params=["stand-in", pytest.param("cuda", marks=pytest.mark.gpu)])
+def cuda(request, monkeypatch):
+    """The types of torch devices that `device="cuda"` puts rows on, small problems too: another one where cuda is not."""
+    import torch
+
+    from tle.heads.exact.design import Design
+
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    place, placed = Design.on_device, []
+
+    def on_device(design, device):
+        placed.append("cuda" if request.param == "cuda" else {"cuda": "cpu"}[device])
+        return place(design, placed[-1])
+
+    monkeypatch.setattr("tle.heads.exact.problem.SMALL_VALUES", 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(Design, "on_device", on_device)
+    return placed
+
+
 @pytest.fixture
 def make_cache(tmp_path):
     """make_cache(features, labels, ...) writes a cache and opens it."""

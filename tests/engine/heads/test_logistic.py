@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
@@ -153,6 +154,8 @@ def test_settings_out_of_range(make_task, blobs):
         _fit(make_task(*blobs(30, 4, 2)), tol=0)
     with pytest.raises(UsageError, match="parameter scale of head logistic is standard or l2 or none, got 'l1'"):
         _fit(make_task(*blobs(30, 4, 2)), scale="l1")
+    with pytest.raises(UsageError, match="parameter device of head logistic is cpu or cuda, got 'tpu'"):
+        _fit(make_task(*blobs(30, 4, 2)), device="tpu")
     with pytest.raises(UsageError, match="parameter path of head logistic is adaptive or dinov2, got 'all'"):
         _fit(make_task(*blobs(30, 4, 2)), path="all")
     with pytest.raises(UsageError, match="takes C or path, not both: path=dinov2 has values of its own"):
@@ -288,3 +291,26 @@ def test_the_same_seed_gives_the_same_head(make_task, digits):
     x_ND, y_N = digits
     one, again = (_fit(make_task(x_ND, y_N, n_val=100), C=[1e-3, 1e-2]) for _ in range(2))
     np.testing.assert_array_equal(one.model.weight_KD, again.model.weight_KD)
+
+
+@pytest.mark.parametrize("kind", ["classes", "two classes", "l2", "weighted", "labels"])
+def test_cuda_gives_what_the_cpu_gives(make_task, blobs, cuda, kind):
+    x_ND, y_N = blobs(300, 8, 2 if kind == "two classes" else 4, spread=2.0)
+    settings = {"l2": {"scale": "l2"}, "weighted": {"class_weight": "balanced"}}.get(kind, {})
+    target = {"labels": Target.MULTILABEL}.get(kind, Target.CLASS)
+    labels = np.eye(4, dtype=np.uint8)[y_N] if kind == "labels" else y_N
+    task = make_task(x_ND, labels, n_val=60, target=target)
+    ours, theirs = (_fit(task, C=[0.01, 0.1], device=device, **settings) for device in ("cuda", "cpu"))
+    assert cuda == [ours.chosen["device"]] * 2  # the sweep and the refit
+    assert theirs.chosen["device"] == "cpu"
+    assert ours.chosen["C"] == theirs.chosen["C"]
+    assert ours.chosen["converged"]
+    np.testing.assert_allclose(ours.model.scores(x_ND), theirs.model.scores(x_ND), atol=1e-3)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_said(make_task, blobs):
+    with pytest.raises(
+        UsageError, match="device of head logistic is cuda, but torch finds no CUDA device: take device=cpu"
+    ):
+        _fit(make_task(*blobs(30, 4, 2)), device="cuda")

@@ -1,9 +1,12 @@
 """The estimator: scikit-learn's contract, its optimum, and what it says of itself."""
 
+import subprocess
+import sys
 import warnings
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -226,6 +229,7 @@ def test_probabilities_sum_to_one_and_belong_to_the_decision(blobs):
         ({"class_weight": {9: 1.0}}, "class_weight names 9, which is no class of y"),
         ({"class_weight": {0: -1.0}}, "finite and at least 0"),
         ({"class_weight": {0: 0, 1: 0, 2: 0}}, "class_weight is 0 for every class"),
+        ({"device": "tpu"}, "device should be cpu or cuda, got 'tpu'"),
         ({"C": [0.1, 1.0], "cv": 1}, "cv should be at least 2 folds, got 1"),
     ],
 )
@@ -278,6 +282,38 @@ def test_it_is_cloned_and_exported(blobs):
     assert heads.LogisticPath is LogisticPath
     with pytest.raises(AttributeError, match="has no attribute 'Other'"):
         heads.Other  # noqa: B018
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("classes", [2, 4])
+def test_cuda_gives_what_the_cpu_gives(blobs, cuda, classes, dtype):
+    """Float64 that float32 cannot hold is solved in float64 there too."""
+    x_ND, y_N = blobs(300, 8, classes, spread=2.0)
+    x_ND = x_ND.astype(np.float64) + 1e-10 if dtype == "float64" else x_ND.astype(dtype)
+    ours, theirs = (
+        LogisticPath([0.01, 0.1], tol=1e-6, device=device).fit(x_ND[::-1], y_N[::-1]) for device in ("cuda", "cpu")
+    )
+    assert len(cuda) == 6  # all samples and five folds
+    assert ours.C_ == theirs.C_
+    np.testing.assert_allclose(ours.objectives_, theirs.objectives_, rtol=1e-6)
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=1e-3)
+    assert (ours.gaps_ <= 1e-6 * ours.objectives_).all()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_said(blobs):
+    with pytest.raises(UsageError, match="device is cuda, but torch finds no CUDA device: take device=cpu"):
+        LogisticPath(device="cuda").fit(*blobs(30, 3, 3))
+
+
+def test_on_the_cpu_torch_is_not_loaded():
+    code = "import sys, numpy as np, tle, tle.heads.exact.problem as problem\n"
+    code += "problem.SMALL_VALUES = 0\n"
+    code += "x = np.random.default_rng(0).normal(size=(400, 8)).astype('float32')\n"
+    code += "tle.LogisticPath([0.01, 0.1]).fit(x, np.arange(400) % 3)\n"
+    code += "print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 @st.composite
