@@ -29,10 +29,8 @@ from scipy import linalg
 
 from tle.heads.exact.products import times
 
-# Unknowns of the dense block. 45 values on 20,000 x 1,280 rows of 10 classes took 35 s with 1,536, 28 with 1,024, 27 with 640.
-MAX_DENSE = 1024
-SAMPLE = 5000
 _MIN_DIRECTIONS = 3
+_KEPT_FACTORS = 4
 _TINY = 1e-30
 
 
@@ -50,7 +48,7 @@ class Preconditioner:
         directions: R.
         intercept: whether there is one.
         unit: what a share of 1 is worth for the intercept: h.
-        factors: Cholesky factors by lambda, made when they are first needed.
+        factors: the last few Cholesky factors by lambda, made when they are first needed.
     """
 
     centre_D: NDArray[Any]
@@ -123,6 +121,8 @@ class Preconditioner:
                     linalg.LinAlgError
                 ):  # more noise than that: a larger ridge makes a worse guess, not a wrong answer
                     noise *= 8
+            if len(self.factors) == _KEPT_FACTORS:
+                self.factors.clear()
             self.factors[strength] = (factor, True)
         return self.factors[strength]
 
@@ -147,9 +147,17 @@ def bound(z_MD: NDArray[Any], share_M: NDArray[np.float64], outputs: int, *, int
 
 
 def two_level(
-    z_MD: NDArray[Any], share_M: NDArray[np.float64], p_MK: NDArray[Any], *, intercept: bool
+    z_MD: NDArray[Any], share_M: NDArray[np.float64], p_MK: NDArray[Any], unknowns: int, *, intercept: bool
 ) -> Preconditioner:
-    """The preconditioner of the header at probabilities `p_MK` of sampled rows that stand for `share_M` each."""
+    """The preconditioner of the header at probabilities `p_MK` of sampled rows that stand for `share_M` each.
+
+    Args:
+        z_MD: sampled rows.
+        share_M: what each stands for, sum 1.
+        p_MK: probabilities.
+        unknowns: of the dense block, at most.
+        intercept: whether there is one.
+    """
     outputs, dim = p_MK.shape[1], z_MD.shape[1]
     p_MK = p_MK.astype(np.float64)
     unsure_M = p_MK[:, 0] * (1 - p_MK[:, 0]) if outputs == 1 else (p_MK * (1 - p_MK)).sum(axis=1)
@@ -163,8 +171,8 @@ def two_level(
         shares_K, mixing_KK = np.linalg.eigh(confusion_KK)
         shares_K = np.where(shares_K > 1e-9 * shares_K.max(), shares_K, 0.0)
     dense, r = None, 0
-    if outputs <= MAX_DENSE // (_MIN_DIRECTIONS + 1):
-        r = min(dim, MAX_DENSE // outputs - 1)
+    if outputs <= unknowns // (_MIN_DIRECTIONS + 1):
+        r = min(dim, unknowns // outputs - 1)
         dense = _dense(z_MD, centre_D, basis_DD[:, :r], share_M, p_MK, intercept=intercept)
     return Preconditioner(centre_D, basis_DD, values_D, mixing_KK.astype(z_MD.dtype), shares_K, dense, r, intercept,
                           total)  # fmt: skip

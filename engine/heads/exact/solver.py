@@ -20,11 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tle.heads.exact.certificate import certify
+from tle.heads.exact.curvature import Curvature
 from tle.heads.exact.design import Design
-from tle.heads.exact.device import fetch, send
 from tle.heads.exact.lbfgs import State, descend
-from tle.heads.exact.objective import Evaluation, Targets, evaluate, predict_rows
-from tle.heads.exact.preconditioner import MAX_DENSE, SAMPLE, Preconditioner, bound, two_level
+from tle.heads.exact.objective import Evaluation, Targets, evaluate
 
 _WINDOW = 10
 _LITTLE = 0.02
@@ -38,12 +37,6 @@ _FOCUS_STEPS = 16
 _FOCUS_VALUES = 2**27  # their copy is at most 512 MiB of float32
 _FOCUS_KEPT = 5e-4
 _LEAST_REACH = 0.02
-# Multiply-adds of passes that one of the curvature's is worth, passes being slower, by how often it has been taken: the
-# first bound is soon worth less, and what a path has reached is good for several strengths. 0.2 for all but the first took
-# 42 s for 45 values on 20,000 x 1,280 rows of 10 classes, 0.4 36, 0.8 35; one value from zero took 1.2 times as long with 0.8.
-_WORTHS = (0.05, 0.2, 0.4, 0.8)
-# A smaller change of the objective does not make the curvature worth taking again.
-_MOVED = 0.03
 # Tolerances below this are not reached in float32; the last steps are then made in float64.
 _SINGLE_TOL = 2e-5
 
@@ -89,11 +82,8 @@ class Solver:
         rng: np.random.Generator,
     ) -> None:
         self.design, self.targets = design, targets
-        self.tol, self.max_passes, self.intercept, self.rng = tol, max_passes, intercept, rng
-        self.preconditioner: Preconditioner | None = None
-        self._since = 0.0  # multiply-adds of passes since the curvature was taken
-        self._value = np.inf  # objective of the problem it was taken at
-        self._refreshes = 0
+        self.tol, self.max_passes, self.intercept = tol, max_passes, intercept
+        self.curvature = Curvature(design, targets, rng, intercept=intercept)
         self._pairs: list[Any] = []
         self._focus_steps = _FOCUS_STEPS
         self._unsure_N = np.empty(len(design))  # of the last pass
@@ -103,7 +93,7 @@ class Solver:
         """A pass, or an intercept's gradient of 0 where there is none."""
         found = evaluate(self.design, self.targets.of(problems), weight, bias, self._unsure_N)
         self._passes_L[problems] += 1
-        self._since += 2.0 * len(self.design) * weight.size
+        self.curvature.count(len(self.design), weight)
         return found if self.intercept else Evaluation(found.loss_L, found.grad_LKD, np.zeros_like(found.grad_LK))
 
     def descend(self, lambda_L: NDArray[np.float64], weight: NDArray[Any], bias: NDArray[Any]) -> State:
@@ -130,9 +120,9 @@ class Solver:
 
     def _polish(self, state: State) -> list[Solution]:
         """Go on in float64, for tolerances that float32 cannot reach."""
-        single, curvature = self.design, self.preconditioner
+        single, curvature = self.design, self.curvature
         self.design = replace(single, dtype=np.dtype(np.float64))
-        self.preconditioner = None if curvature is None else curvature.astype(np.float64)
+        self.curvature = curvature.of(self.design)
         pairs = [(s.astype(np.float64), y.astype(np.float64), keep) for s, y, keep in state.pairs]
         weight = state.weight_LKD.astype(np.float64)
         self._passes_L = state.passes_L.copy()
@@ -141,7 +131,7 @@ class Solver:
         self._descend(polished)
         polished.passes_L = self._passes_L
         final = self._certify([polished])
-        self.design, self.preconditioner = single, curvature
+        self.design, self.curvature = single, curvature
         return final
 
     def _descend(self, state: State) -> None:
@@ -152,10 +142,9 @@ class Solver:
             active = self._unfinished(state, history)
             if not len(active):
                 return
-            self._refresh(state, active)
-            rows = _decisive(self._unsure_N) if focusing and self._refreshes else None
-            many = rows is not None and len(rows) * self.design.dim > _FOCUS_VALUES
-            if rows is None or many or len(rows) > _FOCUS_BELOW * len(self.design):
+            self.curvature.refresh(state, int(active[len(active) // 2]))
+            rows = _decisive(self._unsure_N) if focusing and self.curvature.taken else None
+            if rows is None or len(rows) * self.design.dim > _FOCUS_VALUES:
                 history.append(self._step(state, active, self.evaluate))
             else:
                 focusing = self._focus(state, active, rows, history)
@@ -173,9 +162,10 @@ class Solver:
 
     def _step(self, state: State, active: NDArray[np.int64], evaluate_some: Any) -> NDArray[np.float64]:
         """One step; the decrease of every problem."""
-        assert self.preconditioner is not None  # noqa: S101 - made by the refresh
+        preconditioner = self.curvature.preconditioner
+        assert preconditioner is not None  # noqa: S101 - made by the refresh
         decrease = np.zeros(len(state.lambda_L))
-        decrease[active] = descend(state, evaluate_some, self.preconditioner, active)
+        decrease[active] = descend(state, evaluate_some, preconditioner, active)
         return decrease
 
     def _focus(
@@ -238,7 +228,7 @@ class Solver:
         def surrogate(problems: NDArray[np.int64], weight: NDArray[Any], bias: NDArray[Any]) -> Evaluation:
             found = evaluate(few, targets.of(problems), weight, bias)
             self._passes_L[problems] += share
-            self._since += 2.0 * len(rows) * weight.size
+            self.curvature.count(len(rows), weight)
             linear = np.array(
                 [
                     float(np.vdot(rest_w[problem], w - w0[problem])) + float(rest_b[problem] @ (b - b0[problem]))
@@ -249,54 +239,6 @@ class Solver:
             return Evaluation(found.loss_L + rest_loss[problems] + linear, found.grad_LKD + rest_w[problems], grad_b)
 
         return surrogate
-
-    def _refresh(self, state: State, active: NDArray[np.int64]) -> None:
-        """Take the curvature anew once passes have cost as much as that does, and the objective has moved."""
-        middle = int(active[len(active) // 2])
-        value = float(state.values()[middle])
-        if self.preconditioner is None:
-            rows = np.arange(len(self.design))
-            if len(rows) > SAMPLE:
-                rows = np.sort(self.rng.choice(len(rows), SAMPLE, replace=False))
-            share = self.targets.weight_N[rows] / self.targets.weight_N[rows].sum()
-            z_MD = self.design.take(rows)
-            self.preconditioner = bound(z_MD, share, self.targets.outputs, intercept=self.intercept)
-            self._since, self._value = 0.0, value
-            return
-        moved = abs(value - self._value) > _MOVED * value or self._refreshes == 0
-        if self._since < self._price() or not moved:
-            return
-        rows, share, p_MK = self._sample(state, middle)
-        self.preconditioner = two_level(self.design.take(rows), share, p_MK, intercept=self.intercept)
-        self._since, self._value = 0.0, value
-        self._refreshes += 1
-
-    def _price(self) -> float:
-        """Multiply-adds that taking the curvature is worth, in terms of passes at their slower rate."""
-        dim, dense = self.design.dim, min(MAX_DENSE, self.targets.outputs * (self.design.dim + 1))
-        sample = min(SAMPLE, len(self.design))
-        worth = _WORTHS[min(self._refreshes, len(_WORTHS) - 1)]
-        return worth * (sample * (2.0 * dim**2 + dense**2) + 10.0 * dim**3 + dense**3 / 3)
-
-    def _sample(self, state: State, problem: int) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[Any]]:
-        """Rows drawn by how unsure they are, what each stands for, and their probabilities."""
-        weight, bias = state.weight_LKD[problem], state.bias_LK[problem]
-        bias_beside, weight_beside = send(self.design.tensor, bias, weight)
-        n = len(self.design)
-        p_NK = np.empty((n, self.targets.outputs), np.float32) if n <= SAMPLE else None
-        unsure_N = np.empty(n)
-        for positions, z_BD in self.design.blocks(self.targets.outputs):
-            p_BK = predict_rows(z_BD, weight_beside, bias_beside)
-            (unsure_N[positions],) = fetch((p_BK * (1 - p_BK)).sum(axis=1))
-            if p_NK is not None:
-                (p_NK[positions],) = fetch(p_BK)
-        v_N = self.targets.weight_N
-        if p_NK is not None:
-            return np.arange(n), v_N, p_NK
-        importance_N = v_N * (unsure_N + 1e-3 * unsure_N.mean() + np.finfo(np.float32).tiny)
-        chance_N = _inclusion(importance_N, SAMPLE)
-        rows = np.flatnonzero(self.rng.random(n) < chance_N)
-        return rows, v_N[rows] / chance_N[rows], predict_rows(self.design.take(rows), weight, bias)
 
     def _certify(self, states: Sequence[State]) -> list[Solution]:
         weight = np.concatenate([state.weight_LKD for state in states]).astype(np.float64)
@@ -319,21 +261,11 @@ class Solver:
         ]
 
 
-def _decisive(unsure_N: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The fewest rows that have all but `_FOCUS_KEPT` of the slope between them."""
-    order = np.argsort(-unsure_N)
-    total = np.cumsum(unsure_N[order])
-    count = int(np.searchsorted(total, (1 - _FOCUS_KEPT) * total[-1])) + 1
-    return np.sort(order[:count])
-
-
-def _inclusion(importance_N: NDArray[np.float64], wanted: int) -> NDArray[np.float64]:
-    """Chances proportional to importance, none above 1, that sum to about `wanted`."""
-    chance_N = np.minimum(1.0, importance_N * wanted / importance_N.sum())
-    for _ in range(5):
-        free = chance_N < 1.0
-        rest = wanted - int((~free).sum())
-        if rest <= 0 or not free.any():
-            break
-        chance_N[free] = np.minimum(1.0, importance_N[free] * rest / importance_N[free].sum())
-    return np.asarray(chance_N.clip(1e-9, 1.0))
+def _decisive(unsure_N: NDArray[np.float64]) -> NDArray[np.int64] | None:
+    """The fewest rows that have all but `_FOCUS_KEPT` of the slope between them; None where they are too many."""
+    most = max(1, int(_FOCUS_BELOW * len(unsure_N)))
+    rows = np.argpartition(unsure_N, -most)[-most:]  # a tenth of the time of sorting all
+    wanted = (1 - _FOCUS_KEPT) * unsure_N.sum()
+    order = rows[np.argsort(-unsure_N[rows])] if unsure_N[rows].sum() > wanted else rows[:0]
+    count = int(np.searchsorted(np.cumsum(unsure_N[order]), wanted)) + 1
+    return np.sort(order[:count]) if count <= len(order) else None

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tle.errors import HeadError
-from tle.heads.exact import certificate, design, solver
+from tle.heads.exact import certificate, curvature, design
 from tle.heads.exact.certificate import certify
 from tle.heads.exact.design import Design
 from tle.heads.exact.device import fetch, send
@@ -153,11 +153,12 @@ def _solvers(device, targets, rows):
 @pytest.mark.parametrize("sample", [500, 5000])
 @pytest.mark.parametrize("kind", ["classes", "labels"])
 def test_rows_are_drawn_alike(device, monkeypatch, kind, sample):
-    monkeypatch.setattr(solver, "SAMPLE", sample)
+    monkeypatch.setattr(curvature, "_SAMPLE", sample)
     rows, labels_N, weight_N = make_rows()
     weight, bias = make_point(kind, "float32")
     state = State(weight, bias, np.full(len(weight), 0.1), Evaluation(np.zeros(1), weight, bias), [])
-    (ours, theirs) = (each._sample(state, 1) for each in _solvers(device, make_targets(kind, labels_N, weight_N), rows))
+    solvers = _solvers(device, make_targets(kind, labels_N, weight_N), rows)
+    (ours, theirs) = (each.curvature._sample(state, 1) for each in solvers)
     np.testing.assert_array_equal(ours[0], theirs[0])
     np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-5)
     np.testing.assert_allclose(ours[2], theirs[2], rtol=1e-4, atol=1e-6)

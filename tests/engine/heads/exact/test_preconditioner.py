@@ -27,7 +27,7 @@ def test_two_levels_invert_the_hessian_where_everything_is_dense(outputs, interc
     rng = np.random.default_rng(0)
     z_ND, share_N = rng.normal(1, 1, (70, 5)), np.full(70, 1 / 70)
     p_NK = predict_rows(z_ND, rng.normal(size=(outputs, 5)), rng.normal(size=outputs))
-    found = two_level(z_ND, share_N, p_NK, intercept=intercept)
+    found = two_level(z_ND, share_N, p_NK, 100, intercept=intercept)
     grad_KD, grad_K = rng.normal(size=(outputs, 5)), rng.normal(size=outputs) * intercept
     if outputs > 1:  # a softmax's gradient sums to 0 over the classes
         grad_KD, grad_K = grad_KD - grad_KD.mean(axis=0), grad_K - grad_K.mean()
@@ -40,6 +40,32 @@ def test_two_levels_invert_the_hessian_where_everything_is_dense(outputs, interc
         got[:, -1] -= got[:, -1].mean()
         want[:, -1] -= want[:, -1].mean()
     np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-8)
+
+
+def test_the_more_unknowns_the_nearer_to_the_inverse():
+    rng = np.random.default_rng(0)
+    z_ND, share_N = rng.normal(size=(400, 12)) * np.linspace(3, 0.3, 12), np.full(400, 1 / 400)
+    p_NK = predict_rows(z_ND, rng.normal(size=(4, 12)), np.zeros(4))
+    grad_KD = rng.normal(size=(4, 12))
+    grad_KD -= grad_KD.mean(axis=0)
+    want = np.linalg.solve(_hessian(z_ND, share_N, p_NK, 1e-3, intercept=False), grad_KD.ravel()).reshape(4, 12)
+    misses = []
+    for unknowns, directions in ((0, 0), (16, 3), (35, 7), (52, 12)):
+        made = two_level(z_ND, share_N, p_NK, unknowns, intercept=False)
+        assert made.directions == directions
+        step = made.apply(grad_KD[None], np.zeros((1, 4)), np.array([1e-3]))[0][0]
+        misses.append(np.linalg.norm(step - want) / np.linalg.norm(want))
+    assert misses == sorted(misses, reverse=True)
+    assert misses[0] > 0.1 > 1e-8 > misses[-1]
+
+
+def test_only_the_last_factors_are_kept():
+    rng = np.random.default_rng(0)
+    made = two_level(rng.normal(size=(50, 4)), np.full(50, 1 / 50), np.full((50, 3), 1 / 3), 100, intercept=True)
+    grad_KD = np.array([[1.0] * 4, [-1.0] * 4, [0.0] * 4])
+    first, *_, again = (made.apply(grad_KD[None], np.zeros((1, 3)), np.array([v]))[0] for v in [*range(1, 20), 1.0])
+    assert len(made.factors) <= 4
+    np.testing.assert_array_equal(first, again)
 
 
 @pytest.mark.parametrize("outputs", [1, 2, 5])
@@ -69,7 +95,7 @@ def test_steps_go_down_for_any_rows(make, dtype):
         made = (
             bound(z_ND, share_N, 3, intercept=True)
             if make == "bound"
-            else two_level(z_ND, share_N, p_NK, intercept=True)
+            else two_level(z_ND, share_N, p_NK, 100, intercept=True)
         )
         grad_KD, grad_K = rng.normal(size=(1, 3, 6)).astype(dtype), rng.normal(size=(1, 3))
         grad_KD, grad_K = grad_KD - grad_KD.mean(axis=1, keepdims=True), grad_K - grad_K.mean()
