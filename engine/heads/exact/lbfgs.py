@@ -11,13 +11,12 @@ Source: Nocedal & Wright 2006, "Numerical Optimization", algorithms 7.4 and 3.1.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tle.heads.exact.objective import Evaluation
-from tle.heads.exact.preconditioner import Preconditioner
 
 PAIRS = 20
 _ARMIJO = 1e-4
@@ -27,6 +26,15 @@ _LEAST_SCALE = 0.05
 _SCALE_FOR = 4
 # A pair is kept if s^T y is above this many roundings of |s| |g|.
 _NOISE = 4.0
+
+
+class InverseHessian(Protocol):
+    """An approximation of it."""
+
+    def apply(
+        self, grad_LKD: NDArray[Any], grad_LK: NDArray[Any], lambda_L: NDArray[np.float64]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """It times a gradient, for each problem; of the type of the gradient."""
 
 
 @dataclass(slots=True, eq=False)
@@ -77,7 +85,7 @@ class State:
 def descend(
     state: State,
     evaluate: Callable[[NDArray[np.int64], NDArray[Any], NDArray[Any]], Evaluation],
-    preconditioner: Preconditioner,
+    preconditioner: InverseHessian,
     active: NDArray[np.int64],
 ) -> NDArray[np.float64]:
     """One step of the problems `active`, in place of `state`.
@@ -128,7 +136,7 @@ def descend(
 
 
 def _direction(
-    part: State, grad: NDArray[Any], preconditioner: Preconditioner, whole: State
+    part: State, grad: NDArray[Any], preconditioner: InverseHessian, whole: State
 ) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """Descent directions (the two loops) and their slopes."""
     shape, q = part.weight_LKD.shape, grad.copy()

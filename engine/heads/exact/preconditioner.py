@@ -16,11 +16,10 @@ Both come from m rows drawn with probability proportional to h_i: on 20,000 rows
 conjugate gradients with the Gram matrix took over 60 passes for two digits, with exact blocks for each class 10, with
 the Kronecker product alone 32, with 256 dense directions 6, and with the same from 5,000 sampled rows 7.
 
-Source: the Kronecker factors are those of Martens & Grosse 2015 (K-FAC) for one layer; the bound used before anything is
-known is Boehning 1992, "Multinomial logistic regression algorithm".
+Source: the Kronecker factors are those of Martens & Grosse 2015 (K-FAC) for one layer.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -65,8 +64,9 @@ class Preconditioner:
     def apply(
         self, grad_LKD: NDArray[Any], grad_LK: NDArray[Any], lambda_L: NDArray[np.float64]
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Approximate inverse Hessian times a gradient, for each problem; the type of the gradient."""
-        dtype = grad_LKD.dtype
+        """Approximate inverse Hessian times a gradient, for each problem; of the type of the gradient."""
+        given, dtype = grad_LKD.dtype, self.basis_DD.dtype
+        grad_LKD = grad_LKD.astype(dtype, copy=False)
         grad_LKD = grad_LKD - grad_LK[:, :, None].astype(dtype) * self.centre_D if self.intercept else grad_LKD
         problems, outputs, dim = grad_LKD.shape
         rotated = (grad_LKD.reshape(-1, dim) @ self.basis_DD).reshape(problems, outputs, dim)
@@ -93,12 +93,7 @@ class Preconditioner:
         step = times(self.basis_DD, np.ascontiguousarray(step.reshape(-1, dim).T)).T.reshape(problems, outputs, dim)
         if self.intercept:
             bias_LK -= step @ self.centre_D
-        return step, bias_LK
-
-    def astype(self, dtype: Any) -> "Preconditioner":
-        """The same in another type."""
-        cast = [array.astype(dtype) for array in (self.centre_D, self.basis_DD, self.mixing_KK)]
-        return replace(self, centre_D=cast[0], basis_DD=cast[1], mixing_KK=cast[2], factors={})
+        return step.astype(given, copy=False), bias_LK
 
     def _factor(self, strength: float) -> Any:
         """Cholesky factor of the dense block at one lambda, in the type of the basis."""
@@ -108,42 +103,10 @@ class Preconditioner:
             diagonal = np.full((len(self.shares_K), width), strength)
             if self.intercept:
                 diagonal[:, -1] = 0.0
-            dtype = self.basis_DD.dtype
-            # Sums carry the noise of their type: a ridge of that size keeps the factor from meeting it.
-            noise = 4 * np.finfo(dtype).eps * max(float(np.diag(self.dense).max()), _TINY)
-            factor = None
-            while factor is None:
-                shifted = self.dense.astype(dtype, order="F")
-                shifted[np.diag_indices(len(shifted))] += (diagonal.reshape(-1) + noise).astype(dtype)
-                try:
-                    factor = linalg.cholesky(shifted, lower=True, check_finite=False, overwrite_a=True)
-                except (
-                    linalg.LinAlgError
-                ):  # more noise than that: a larger ridge makes a worse guess, not a wrong answer
-                    noise *= 8
             if len(self.factors) == _KEPT_FACTORS:
                 self.factors.clear()
-            self.factors[strength] = (factor, True)
+            self.factors[strength] = factorise(self.dense.astype(self.basis_DD.dtype), diagonal.reshape(-1))
         return self.factors[strength]
-
-
-def bound(z_MD: NDArray[Any], share_M: NDArray[np.float64], outputs: int, *, intercept: bool) -> Preconditioner:
-    """Boehning's upper bound of the Hessian, which holds everywhere: (I - 11^T / K) / 2 (x) G; 1/4 G for a sigmoid.
-
-    Args:
-        z_MD: sampled rows.
-        share_M: what each stands for, sum 1.
-        outputs: K.
-        intercept: whether there is one.
-    """
-    centre_D, basis_DD, values_D = _decompose(z_MD, share_M, intercept=intercept)
-    if outputs == 1:
-        return Preconditioner(centre_D, basis_DD, values_D, np.ones((1, 1), z_MD.dtype), np.array([0.25]), None, 0,
-                              intercept, 1.0)  # fmt: skip
-    shares_K, mixing_KK = np.linalg.eigh((np.eye(outputs) - 1 / outputs) / 2)
-    shares_K[0] = 0.0
-    return Preconditioner(centre_D, basis_DD, values_D, mixing_KK.astype(z_MD.dtype), shares_K, None, 0, intercept,
-                          1.0)  # fmt: skip
 
 
 def two_level(
@@ -163,7 +126,10 @@ def two_level(
     unsure_M = p_MK[:, 0] * (1 - p_MK[:, 0]) if outputs == 1 else (p_MK * (1 - p_MK)).sum(axis=1)
     weight_M = share_M * unsure_M
     total = float(weight_M.sum())
-    centre_D, basis_DD, values_D = _decompose(z_MD, weight_M, intercept=intercept)
+    centre_D, gram_DD = weighted_gram(z_MD, weight_M, intercept=intercept)
+    values_D, basis_DD = linalg.eigh(gram_DD, check_finite=False, overwrite_a=True, driver="evd")
+    basis_DD = np.ascontiguousarray(basis_DD[:, ::-1])
+    curvature_D = values_D[::-1].astype(np.float64).clip(0.0) * total
     if outputs == 1:
         shares_K, mixing_KK = np.ones(1), np.ones((1, 1))
     else:
@@ -174,20 +140,35 @@ def two_level(
     if outputs <= unknowns // (_MIN_DIRECTIONS + 1):
         r = min(dim, unknowns // outputs - 1)
         dense = _dense(z_MD, centre_D, basis_DD[:, :r], share_M, p_MK, intercept=intercept)
-    return Preconditioner(centre_D, basis_DD, values_D, mixing_KK.astype(z_MD.dtype), shares_K, dense, r, intercept,
+    return Preconditioner(centre_D, basis_DD, curvature_D, mixing_KK.astype(z_MD.dtype), shares_K, dense, r, intercept,
                           total)  # fmt: skip
 
 
-def _decompose(
+def weighted_gram(
     z_MD: NDArray[Any], weight_M: NDArray[np.float64], *, intercept: bool
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
-    """Centre, eigenvectors and eigenvalues, descending, of the weighted Gram matrix."""
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Weighted mean of some rows, or 0 without an intercept, and their weighted mean square about it, (D,) and (D, D)."""
     dtype = z_MD.dtype
-    total = max(float(weight_M.sum()), float(np.finfo(np.float64).tiny))
-    centre_D = ((weight_M / total).astype(dtype) @ z_MD) if intercept else np.zeros(z_MD.shape[1], dtype)
-    scaled_MD = (z_MD - centre_D) * np.sqrt(weight_M / total).astype(dtype)[:, None]
-    values_D, basis_DD = linalg.eigh(scaled_MD.T @ scaled_MD, check_finite=False, overwrite_a=True, driver="evd")
-    return centre_D, np.ascontiguousarray(basis_DD[:, ::-1]), values_D[::-1].astype(np.float64).clip(0.0) * total
+    share_M = weight_M / max(float(weight_M.sum()), float(np.finfo(np.float64).tiny))
+    centre_D = (share_M.astype(dtype) @ z_MD) if intercept else np.zeros(z_MD.shape[1], dtype)
+    scaled_MD = (z_MD - centre_D) * np.sqrt(share_M).astype(dtype)[:, None]
+    return centre_D, scaled_MD.T @ scaled_MD
+
+
+def factorise(matrix: NDArray[Any], diagonal: NDArray[np.float64] | float) -> tuple[NDArray[Any], bool]:
+    """Cholesky factor, for `scipy.linalg.cho_solve`, of a matrix of the curvature plus a diagonal.
+
+    Sums carry the noise of their type: a ridge of that size keeps the factor from meeting it. Where there is more noise
+    than that a larger ridge makes a worse guess, not a wrong answer.
+    """
+    noise = 4 * np.finfo(matrix.dtype).eps * max(float(np.diag(matrix).max()), _TINY)
+    while True:
+        shifted = matrix.copy(order="F")
+        shifted[np.diag_indices(len(shifted))] += np.asarray(diagonal + noise, matrix.dtype)
+        try:
+            return linalg.cholesky(shifted, lower=True, check_finite=False, overwrite_a=True), True
+        except linalg.LinAlgError:
+            noise *= 8
 
 
 def _dense(

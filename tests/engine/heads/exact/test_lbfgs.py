@@ -5,7 +5,7 @@ import pytest
 
 from tle.heads.exact.lbfgs import State, descend
 from tle.heads.exact.objective import evaluate
-from tle.heads.exact.preconditioner import bound
+from tle.heads.exact.bound import bound
 
 
 def _start(design, targets, strengths):

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from tle.heads.exact.bound import bound
 from tle.heads.exact.objective import predict_rows
-from tle.heads.exact.preconditioner import bound, two_level
+from tle.heads.exact.preconditioner import two_level
 
 
 def _hessian(z_ND, share_N, p_NK, strength, *, intercept):
