@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from tle.heads.exact.bound import bound
 from tle.heads.exact.lbfgs import State, descend
 from tle.heads.exact.objective import evaluate
-from tle.heads.exact.bound import bound
 
 
 def _start(design, targets, strengths):
