@@ -46,8 +46,7 @@ class _Rows:
 
     def __init__(self, x_ND: torch.Tensor, scratch_ND: torch.Tensor) -> None:
         """Convert rows; the scratch, of their shape, is overwritten."""
-        least_N1, most_N1 = torch.aminmax(x_ND, dim=1, keepdim=True)
-        peak_N1 = torch.maximum(most_N1, -least_N1)
+        peak_N1 = torch.abs(x_ND, out=scratch_ND).amax(dim=1, keepdim=True)  # a fifth of the time of torch.aminmax
         step_N1 = torch.where(peak_N1 > 0, peak_N1 / 127, 1.0)
         torch.mul(x_ND, 1 / step_N1, out=scratch_ND)
         self.whole_ND = scratch_ND.round_().to(torch.int8)
@@ -104,7 +103,7 @@ def topk_int8(
                 approximate[: shape[0] * shape[1]].view(shape),
             )
             torch._int_mm(own.whole_ND, bank.whole_ND.t(), out=whole_BB)
-            torch.mul(whole_BB, torch.from_numpy(bank.step_N), out=sims_BB)
+            sims_BB.copy_(whole_BB).mul_(torch.from_numpy(bank.step_N))  # a third of the time of a product of both types
             sims = sims_BB.numpy()
             # In units of the query's step, as the approximate products are.
             own_length_B, own_error_B = own.length_N / own.step_N, own.error_N / own.step_N
