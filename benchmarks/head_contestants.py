@@ -122,37 +122,23 @@ def objective(
 
 
 def _tle(x_ND: NDArray[np.float32], y_N: NDArray[np.int64], job: FitJob) -> Iterator[Fitted]:
-    return _solve(x_ND, y_N, job.cs, np.dtype(np.float32), job.tol, None)
+    return _solve(x_ND, y_N, job.cs, tol=job.tol)
 
 
 def _tle_reference(x_ND: NDArray[np.float32], y_N: NDArray[np.int64], job: FitJob) -> Iterator[Fitted]:
-    return _solve(x_ND, y_N, job.cs, np.dtype(np.float64), REFERENCE_TOL, REFERENCE_PASSES)
+    return _solve(x_ND, y_N, job.cs, double=True, tol=REFERENCE_TOL, max_passes=REFERENCE_PASSES)
 
 
 def _solve(
-    x_ND: NDArray[np.float32],
-    y_N: NDArray[np.int64],
-    cs: Sequence[float],
-    dtype: np.dtype[Any],
-    tol: float,
-    max_passes: int | None,
+    x_ND: NDArray[np.float32], y_N: NDArray[np.int64], cs: Sequence[float], *, double: bool = False, **settings: Any
 ) -> Iterator[Fitted]:
-    from tle.heads.exact.design import Design
-    from tle.heads.exact.objective import Targets
-    from tle.heads.exact.path import MAX_PASSES, solve_path
+    """As the head does it: with as many threads as its products are worth."""
+    from tle.heads.exact.problem import make_problem
 
-    n = len(y_N)
-    design = Design(x_ND.astype(dtype, copy=False), None, None, None, dtype)
-    targets = Targets(y_N, np.full(n, 1 / n), int(y_N.max()) + 1)
-    by_strength = {1 / (c * n): c for c in cs}
-    for found in solve_path(design, targets, list(by_strength), tol=tol, max_passes=max_passes or MAX_PASSES):
-        yield Fitted(
-            c=by_strength[found.strength],
-            weight_KD=found.weight_KD,
-            bias_K=found.bias_K,
-            iterations=found.passes,
-            gap=found.gap,
-        )
+    problem = make_problem(x_ND, y_N, int(y_N.max()) + 1, double=double)
+    for c, found in problem.solve(cs, **settings):
+        weight_KD, bias_K = problem.coefficients(found)
+        yield Fitted(c=c, weight_KD=weight_KD, bias_K=bias_K, iterations=found.passes, gap=found.gap)
 
 
 def _tle_estimator(x_ND: NDArray[np.float32], y_N: NDArray[np.int64], job: FitJob) -> Iterator[Fitted]:
