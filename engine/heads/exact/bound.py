@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
-from tle.heads.exact.preconditioner import factorise, weighted_gram
+from tle.heads.exact.preconditioner import KEPT_FACTORS, factorise, weighted_gram
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,7 +29,7 @@ class Bound:
         curvature_DD: G times the share of a class.
         share: that share.
         intercept: whether there is one.
-        factors: Cholesky factors by lambda, made when they are first needed.
+        factors: the last few Cholesky factors by lambda, made when they are first needed.
     """
 
     centre_D: NDArray[Any]
@@ -50,6 +50,8 @@ class Bound:
         for strength in np.unique(lambda_L):
             rows = lambda_L == strength
             if strength not in self.factors:
+                if len(self.factors) == KEPT_FACTORS:
+                    self.factors.clear()
                 self.factors[strength] = factorise(self.curvature_DD, strength)
             columns_DM = right[rows].reshape(-1, right.shape[2]).T
             found = linalg.cho_solve(self.factors[strength], columns_DM, check_finite=False)

@@ -29,7 +29,7 @@ from scipy import linalg
 from tle.heads.exact.products import times
 
 _MIN_DIRECTIONS = 3
-_KEPT_FACTORS = 4
+KEPT_FACTORS = 4
 _TINY = 1e-30
 
 
@@ -103,7 +103,7 @@ class Preconditioner:
             diagonal = np.full((len(self.shares_K), width), strength)
             if self.intercept:
                 diagonal[:, -1] = 0.0
-            if len(self.factors) == _KEPT_FACTORS:
+            if len(self.factors) == KEPT_FACTORS:
                 self.factors.clear()
             self.factors[strength] = factorise(self.dense.astype(self.basis_DD.dtype), diagonal.reshape(-1))
         return self.factors[strength]

@@ -60,9 +60,14 @@ def test_the_more_unknowns_the_nearer_to_the_inverse():
     assert misses[0] > 0.1 > 1e-8 > misses[-1]
 
 
-def test_only_the_last_factors_are_kept():
-    rng = np.random.default_rng(0)
-    made = two_level(rng.normal(size=(50, 4)), np.full(50, 1 / 50), np.full((50, 3), 1 / 3), 100, intercept=True)
+@pytest.mark.parametrize("make", ["bound", "two_level"])
+def test_only_the_last_factors_are_kept(make):
+    z_ND, share_N = np.random.default_rng(0).normal(size=(50, 4)), np.full(50, 1 / 50)
+    made = (
+        bound(z_ND, share_N, 3, intercept=True)
+        if make == "bound"
+        else two_level(z_ND, share_N, np.full((50, 3), 1 / 3), 100, intercept=True)
+    )
     grad_KD = np.array([[1.0] * 4, [-1.0] * 4, [0.0] * 4])
     first, *_, again = (made.apply(grad_KD[None], np.zeros((1, 3)), np.array([v]))[0] for v in [*range(1, 20), 1.0])
     assert len(made.factors) <= 4
