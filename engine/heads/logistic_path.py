@@ -53,7 +53,7 @@ class LogisticPath(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         scoring: what to choose by: None for accuracy, a name of a scikit-learn scorer, or `scorer(model, X, y)`. The two
             former are weighted by sample weights. Of equal values the smallest C is taken.
         random_state: seed of folds, and of the samples that large problems take their curvature from.
-        device: "cpu", or "cuda" for what touches all samples. Problems of at most 1,048,576 numbers, and those with fewer
+        device: "cpu", or "cuda" for what touches all samples. Problems of at most 4,194,304 numbers, and those with fewer
             samples than 0.7 of the features, are solved on the CPU whatever it is. How fast cuda is has not been measured.
 
     Attributes:

@@ -25,9 +25,9 @@ from tle.heads.exact.objective import Targets
 from tle.heads.exact.path import MAX_PASSES, Solution, has_few_rows, solve_labels, solve_path
 from tle.heads.threads import blas_threads
 
-# Numbers of the features up to which passes are in float64: they fit the caches, and float32 would save little. 1,199 x 1,280
-# rows of 36 classes took 0.6, 0.7 and 1.0 s in float64 (C = 0.01, 0.1, 1), 0.5, 0.55 and 0.7 in float32.
-SMALL_VALUES = 2**20
+# Numbers of the features up to which passes are in float64: they fit the caches, and float32 saves a fifth (1,199 x 1,280
+# rows of 36 classes) but must be left for float64 where regularisation is very weak, for two to four times as many passes.
+SMALL_VALUES = 2**22
 # Multiply-adds of a pass up to which solutions are taken to the last digit whatever tolerance is asked for: it costs a few
 # milliseconds, and makes them independent of the order of rows and of whether a row stands twice or weighs double.
 TINY_PASS = 2**16
