@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg
 
-from tle.heads.exact.preconditioner import KEPT_FACTORS, factorise, weighted_gram
+from tle.heads.exact.device import cast, dtype_of, fetch, send, zeros
+from tle.heads.exact.factors import factorise, solve
+from tle.heads.exact.preconditioner import KEPT_FACTORS, weighted_gram
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,15 +26,15 @@ class Bound:
     """The inverse of the bound for any lambda.
 
     Attributes:
-        centre_D: weighted mean of the rows; 0 without intercept.
-        curvature_DD: G times the share of a class.
+        centre_D: weighted mean of the rows, an array or a tensor; 0 without intercept.
+        curvature_DD: G times the share of a class, likewise.
         share: that share.
         intercept: whether there is one.
         factors: the last few Cholesky factors by lambda, made when they are first needed.
     """
 
-    centre_D: NDArray[Any]
-    curvature_DD: NDArray[Any]
+    centre_D: Any
+    curvature_DD: Any
     share: float
     intercept: bool
     factors: dict[float, Any] = field(default_factory=dict)
@@ -42,39 +43,43 @@ class Bound:
         self, grad_LKD: NDArray[Any], grad_LK: NDArray[Any], lambda_L: NDArray[np.float64]
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """The inverse times a gradient, for each problem; of the type of the gradient."""
-        given, dtype = grad_LKD.dtype, self.curvature_DD.dtype
-        right = grad_LKD.astype(dtype, copy=False)
+        dtype = dtype_of(self.curvature_DD)
+        given = grad_LK.astype(np.float64, copy=False), grad_LKD.astype(dtype, copy=False)
+        bias, right = send(self.curvature_DD, *given)
         if self.intercept:
-            right = right - grad_LK[:, :, None].astype(dtype) * self.centre_D
-        step = np.empty_like(right)
+            right = right - cast(bias[:, :, None], dtype) * self.centre_D
+        step = zeros(tuple(right.shape), dtype, right)
         for strength in np.unique(lambda_L):
-            rows = lambda_L == strength
-            if strength not in self.factors:
-                if len(self.factors) == KEPT_FACTORS:
-                    self.factors.clear()
-                self.factors[strength] = factorise(self.curvature_DD, strength)
+            (rows,) = send(right, np.flatnonzero(lambda_L == strength))
             columns_DM = right[rows].reshape(-1, right.shape[2]).T
-            found = linalg.cho_solve(self.factors[strength], columns_DM, check_finite=False)
-            step[rows] = found.T.reshape(-1, *right.shape[1:])
-        bias_LK = grad_LK / self.share if self.intercept else np.zeros_like(grad_LK)
+            step[rows] = solve(self._factor(float(strength)), columns_DM).T.reshape(-1, *right.shape[1:])
+        bias = bias / self.share if self.intercept else zeros(tuple(bias.shape), np.float64, bias)
         if right.shape[1] > 1:  # what moves all classes alike is not seen by a softmax
             step -= step.mean(axis=1, keepdims=True)
-            bias_LK = bias_LK - bias_LK.mean(axis=1, keepdims=True)
+            bias = bias - bias.mean(axis=1, keepdims=True)
         if self.intercept:
-            bias_LK = bias_LK - step @ self.centre_D
-        return step.astype(given, copy=False), bias_LK
+            bias = bias - step @ self.centre_D
+        bias, step = fetch(bias, step)
+        return step.astype(grad_LKD.dtype, copy=False), bias
+
+    def _factor(self, strength: float) -> Any:
+        if strength not in self.factors:
+            if len(self.factors) == KEPT_FACTORS:
+                self.factors.clear()
+            self.factors[strength] = factorise(self.curvature_DD, strength)
+        return self.factors[strength]
 
 
-def bound(z_MD: NDArray[Any], share_M: NDArray[np.float64], outputs: int, *, intercept: bool) -> Bound:
+def bound(z_MD: Any, share_M: NDArray[np.float64], outputs: int, *, intercept: bool) -> Bound:
     """The bound, from a sample.
 
     Args:
-        z_MD: sampled rows.
+        z_MD: sampled rows, an array or a tensor.
         share_M: what each stands for, sum 1.
         outputs: K.
         intercept: whether there is one.
     """
     share = 0.25 if outputs == 1 else 0.5
-    centre_D, gram_DD = weighted_gram(z_MD, share_M, intercept=intercept)
+    centre_D, gram_DD = weighted_gram(z_MD, *send(z_MD, share_M), intercept=intercept)
     gram_DD *= share
     return Bound(centre_D, gram_DD, share, intercept)

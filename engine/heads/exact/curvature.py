@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tle.heads.exact.bound import bound
 from tle.heads.exact.design import Design
-from tle.heads.exact.device import fetch, send
+from tle.heads.exact.device import cast, fetch, send, zeros
 from tle.heads.exact.lbfgs import InverseHessian, State
 from tle.heads.exact.objective import Targets, predict_rows
 from tle.heads.exact.preconditioner import two_level
@@ -83,10 +83,11 @@ class Curvature:
             self._spent, self._value = 0.0, value
             self.taken += 1
 
-    def _take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Some rows, in the type that curvature is taken in."""
+    def _take(self, rows: NDArray[np.int64]) -> Any:
+        """Some rows, where they are and in the type that curvature is taken in."""
         z_MD = self._design.take(rows)
-        return z_MD if self._design.dim < _SINGLE_FROM else z_MD.astype(np.float32, copy=False)
+        is_single = self._design.dim >= _SINGLE_FROM and self._design.dtype != np.float32
+        return cast(z_MD, np.float32) if is_single else z_MD
 
     def _price(self) -> float:
         """Multiply-adds that taking the curvature is worth, in terms of passes at their slower rate."""
@@ -104,25 +105,25 @@ class Curvature:
         """Rows of the next curvature's sample, m."""
         return max(_SAMPLE, int(_ROWS_AN_UNKNOWN * self._unknowns()))
 
-    def _sample(self, state: State, problem: int) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[Any]]:
-        """Rows drawn by how unsure they are, what each stands for, and their probabilities."""
+    def _sample(self, state: State, problem: int) -> tuple[NDArray[np.int64], NDArray[np.float64], Any]:
+        """Rows drawn by how unsure they are, what each stands for, and their probabilities where the rows are."""
         weight, bias = state.weight_LKD[problem], state.bias_LK[problem]
         bias_beside, weight_beside = send(self._design.tensor, bias, weight)
         n, wanted = len(self._design), self._sample_size()
-        p_NK = np.empty((n, self._targets.outputs), np.float32) if n <= wanted else None
+        p_NK = zeros((n, self._targets.outputs), np.float32, bias_beside) if n <= wanted else None
         unsure_N = np.empty(n)
         for positions, z_BD in self._design.blocks(self._targets.outputs):
             p_BK = predict_rows(z_BD, weight_beside, bias_beside)
             (unsure_N[positions],) = fetch((p_BK * (1 - p_BK)).sum(axis=1))
             if p_NK is not None:
-                (p_NK[positions],) = fetch(p_BK)
+                p_NK[positions] = p_BK
         v_N = self._targets.weight_N
         if p_NK is not None:
             return np.arange(n), v_N, p_NK
         importance_N = v_N * (unsure_N + 1e-3 * unsure_N.mean() + np.finfo(np.float32).tiny)
         chance_N = _inclusion(importance_N, wanted)
         rows = np.flatnonzero(self._rng.random(n) < chance_N)
-        return rows, v_N[rows] / chance_N[rows], predict_rows(self._design.take(rows), weight, bias)
+        return rows, v_N[rows] / chance_N[rows], predict_rows(self._design.take(rows), weight_beside, bias_beside)
 
 
 def _inclusion(importance_N: NDArray[np.float64], wanted: int) -> NDArray[np.float64]:

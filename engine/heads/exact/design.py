@@ -80,12 +80,11 @@ class Design:
             tensor[positions] = as_tensor(z_BD).to(device)
         return replace(self, tensor=tensor)
 
-    def take(self, positions: NDArray[np.int64]) -> NDArray[Any]:
-        """Some standardised rows, a fresh array of NumPy."""
+    def take(self, positions: NDArray[np.int64]) -> Any:
+        """Some standardised rows, a fresh array, or a tensor where the rows are."""
         if self.tensor is not None:
             (index,) = send(self.tensor, positions)
-            (z_MD,) = fetch(cast(self.tensor[index], self.dtype))
-            return np.asarray(z_MD)
+            return cast(self.tensor[index], self.dtype)
         rows = positions if self.rows is None else self.rows[positions]
         return self._standardise(np.array(self.features[rows], self.dtype))
 

@@ -51,14 +51,19 @@ def row_numbers(like: Any) -> Any:
     return library(like).arange(len(like), device=like.device)
 
 
+def dtype_of(array: Any) -> np.dtype[Any]:
+    """NumPy's name for the type of an array or a tensor."""
+    return np.dtype(str(array.dtype).removeprefix("torch."))
+
+
 def send(beside: Any, *arrays: NDArray[Any]) -> list[Any]:
-    """Copies as tensors beside one, in a single transfer; the arrays themselves where `beside` is None.
+    """Copies as tensors beside one, in a single transfer; the arrays themselves where `beside` is None or an array.
 
     Args:
-        beside: a tensor or None.
+        beside: a tensor, an array or None.
         arrays: those with the most bytes a value first, which keeps them aligned.
     """
-    if beside is None:
+    if beside is None or isinstance(beside, np.ndarray):
         return list(arrays)
     packed = np.concatenate([np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays])
     return _unpack(as_tensor(packed).to(beside.device), arrays)
@@ -77,7 +82,7 @@ def _unpack(packed: Any, arrays: tuple[Any, ...]) -> list[Any]:
     """The arrays that bytes were made of."""
     found, start = [], 0
     for array in arrays:
-        dtype = getattr(library(packed), str(array.dtype).removeprefix("torch."))
+        dtype = getattr(library(packed), dtype_of(array).name)
         found.append(packed[start : start + array.nbytes].view(dtype).reshape(tuple(array.shape)))
         start += array.nbytes
     return found

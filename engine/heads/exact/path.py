@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from tle.heads.exact.design import Design
+from tle.heads.exact.device import fetch
 from tle.heads.exact.objective import Targets
 from tle.heads.exact.solver import Solution, Solver
 from tle.heads.exact.trail import Trail, log_odds
@@ -86,7 +87,8 @@ def has_few_rows(n: int, dim: int) -> bool:
 def _spread(design: Design) -> float:
     """Mean square of a feature about its mean, from some rows: what lambda is weak or strong against."""
     rows = np.arange(len(design))[:: max(1, len(design) // _SPREAD_ROWS)]
-    return float(design.take(rows).astype(np.float64).var(axis=0).mean())
+    (z_MD,) = fetch(design.take(rows))
+    return float(z_MD.astype(np.float64).var(axis=0).mean())
 
 
 def _with_waypoints(ordered: Sequence[float], weak: float) -> list[float]:

@@ -16,6 +16,8 @@ Both come from m rows drawn with probability proportional to h_i: on 20,000 rows
 conjugate gradients with the Gram matrix took over 60 passes for two digits, with exact blocks for each class 10, with
 the Kronecker product alone 32, with 256 dense directions 6, and with the same from 5,000 sampled rows 7.
 
+Where the rows are on a device so is their curvature: gradients go there and steps come back, each in one transfer.
+
 Source: the Kronecker factors are those of Martens & Grosse 2015 (K-FAC) for one layer.
 """
 
@@ -24,25 +26,25 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg
 
+from tle.heads.exact.device import cast, dtype_of, fetch, library, send, zeros
+from tle.heads.exact.factors import eigh, factorise, solve
 from tle.heads.exact.products import times
 
 _MIN_DIRECTIONS = 3
 KEPT_FACTORS = 4
-_TINY = 1e-30
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Preconditioner:
     """An approximate inverse Hessian for any lambda.
 
-    Attributes:
+    Attributes, all arrays or all tensors:
         centre_D: weighted mean of the rows; 0 without intercept.
         basis_DD: U, by descending curvature.
-        curvature_D: a.
+        curvature_D: a, float64.
         mixing_KK: Q.
-        shares_K: s, 0 for the direction that a softmax does not see.
+        shares_K: s, float64; 0 for the direction that a softmax does not see.
         dense: Hessian of the R leading directions and the intercept, (K (R + 1))^2, or None.
         directions: R.
         intercept: whether there is one.
@@ -50,12 +52,12 @@ class Preconditioner:
         factors: the last few Cholesky factors by lambda, made when they are first needed.
     """
 
-    centre_D: NDArray[Any]
-    basis_DD: NDArray[Any]
-    curvature_D: NDArray[np.float64]
-    mixing_KK: NDArray[Any]
-    shares_K: NDArray[np.float64]
-    dense: NDArray[np.float64] | None
+    centre_D: Any
+    basis_DD: Any
+    curvature_D: Any
+    mixing_KK: Any
+    shares_K: Any
+    dense: Any
     directions: int
     intercept: bool
     unit: float
@@ -65,139 +67,120 @@ class Preconditioner:
         self, grad_LKD: NDArray[Any], grad_LK: NDArray[Any], lambda_L: NDArray[np.float64]
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """Approximate inverse Hessian times a gradient, for each problem; of the type of the gradient."""
-        given, dtype = grad_LKD.dtype, self.basis_DD.dtype
-        grad_LKD = grad_LKD.astype(dtype, copy=False)
-        grad_LKD = grad_LKD - grad_LK[:, :, None].astype(dtype) * self.centre_D if self.intercept else grad_LKD
-        problems, outputs, dim = grad_LKD.shape
-        rotated = (grad_LKD.reshape(-1, dim) @ self.basis_DD).reshape(problems, outputs, dim)
+        dtype = dtype_of(self.basis_DD)
+        given = grad_LK.astype(np.float64, copy=False), lambda_L, grad_LKD.astype(dtype, copy=False)
+        bias, strengths, grad = send(self.basis_DD, *given)
+        if self.intercept:
+            grad = grad - cast(bias[:, :, None], dtype) * self.centre_D
+        problems, outputs, dim = grad.shape
+        rotated = (grad.reshape(-1, dim) @ self.basis_DD).reshape(problems, outputs, dim)
         step = self.mixing_KK.T @ rotated
-        denominator = self.shares_K[None, :, None] * self.curvature_D + lambda_L[:, None, None]
-        step /= denominator.astype(dtype)
+        step /= cast(self.shares_K[None, :, None] * self.curvature_D + strengths[:, None, None], dtype)
         step[:, self.shares_K == 0.0] = 0.0
         step = self.mixing_KK @ step
-        bias_LK = np.zeros_like(grad_LK)
+        step_bias = zeros((problems, outputs), np.float64, step)
         if self.dense is not None:
             r = self.directions
-            for index in range(problems):
-                right = rotated[index, :, :r]
+            for index, strength in enumerate(lambda_L):
+                right = zeros((outputs, r + self.intercept), dtype, step)
+                right[:, :r] = rotated[index, :, :r]
                 if self.intercept:
-                    right = np.concatenate([right, grad_LK[index, :, None].astype(dtype)], axis=1)
-                found = linalg.cho_solve(self._factor(float(lambda_L[index])), right.reshape(-1), check_finite=False)
-                found = found.reshape(outputs, -1)
+                    right[:, r] = bias[index]
+                found = solve(self._factor(float(strength)), right.reshape(-1, 1)).reshape(outputs, -1)
                 step[index, :, :r] = found[:, :r]
                 if self.intercept:
-                    bias_LK[index] = found[:, r]
+                    step_bias[index] = found[:, r]
         elif self.intercept:
-            shares_K = np.where(self.shares_K > 0, self.shares_K, np.inf) * self.unit
-            bias_LK[...] = (grad_LK @ self.mixing_KK / shares_K) @ self.mixing_KK.T
-        step = times(self.basis_DD, np.ascontiguousarray(step.reshape(-1, dim).T)).T.reshape(problems, outputs, dim)
+            shares_K = library(step).where(self.shares_K > 0, self.shares_K, np.inf) * self.unit
+            mixing_KK = cast(self.mixing_KK, np.float64)
+            step_bias[...] = (bias @ mixing_KK / shares_K) @ mixing_KK.T
+        step = _times_transposed(step.reshape(-1, dim), self.basis_DD).reshape(problems, outputs, dim)
         if self.intercept:
-            bias_LK -= step @ self.centre_D
-        return step.astype(given, copy=False), bias_LK
+            step_bias -= step @ self.centre_D
+        step_bias, step = fetch(step_bias, step)
+        return step.astype(grad_LKD.dtype, copy=False), step_bias
 
     def _factor(self, strength: float) -> Any:
         """Cholesky factor of the dense block at one lambda, in the type of the basis."""
         if strength not in self.factors:
-            assert self.dense is not None  # noqa: S101 - for the type checker
-            width = self.directions + self.intercept
-            diagonal = np.full((len(self.shares_K), width), strength)
+            diagonal = np.full((len(self.shares_K), self.directions + self.intercept), strength)
             if self.intercept:
                 diagonal[:, -1] = 0.0
             if len(self.factors) == KEPT_FACTORS:
                 self.factors.clear()
-            self.factors[strength] = factorise(self.dense.astype(self.basis_DD.dtype), diagonal.reshape(-1))
+            self.factors[strength] = factorise(cast(self.dense, dtype_of(self.basis_DD)), diagonal.reshape(-1))
         return self.factors[strength]
 
 
-def two_level(
-    z_MD: NDArray[Any], share_M: NDArray[np.float64], p_MK: NDArray[Any], unknowns: int, *, intercept: bool
-) -> Preconditioner:
+def _times_transposed(rows_MD: Any, basis_DD: Any) -> Any:
+    """`rows_MD @ basis_DD.T`, (M, D), with few rows; by NumPy as a product of many rows with few columns."""
+    if not isinstance(rows_MD, np.ndarray):
+        return rows_MD @ basis_DD.T
+    return times(basis_DD, np.ascontiguousarray(rows_MD.T)).T
+
+
+def two_level(z_MD: Any, share_M: NDArray[np.float64], p_MK: Any, unknowns: int, *, intercept: bool) -> Preconditioner:
     """The preconditioner of the header at probabilities `p_MK` of sampled rows that stand for `share_M` each.
 
     Args:
-        z_MD: sampled rows.
+        z_MD: sampled rows, an array or a tensor.
         share_M: what each stands for, sum 1.
-        p_MK: probabilities.
+        p_MK: probabilities, like the rows.
         unknowns: of the dense block, at most.
         intercept: whether there is one.
     """
     outputs, dim = p_MK.shape[1], z_MD.shape[1]
-    p_MK = p_MK.astype(np.float64)
+    (share_M,), p_MK, xp = send(z_MD, share_M), cast(p_MK, np.float64), library(z_MD)
     unsure_M = p_MK[:, 0] * (1 - p_MK[:, 0]) if outputs == 1 else (p_MK * (1 - p_MK)).sum(axis=1)
     weight_M = share_M * unsure_M
     total = float(weight_M.sum())
     centre_D, gram_DD = weighted_gram(z_MD, weight_M, intercept=intercept)
-    values_D, basis_DD = linalg.eigh(gram_DD, check_finite=False, overwrite_a=True, driver="evd")
-    basis_DD = np.ascontiguousarray(basis_DD[:, ::-1])
-    curvature_D = values_D[::-1].astype(np.float64).clip(0.0) * total
+    values_D, basis_DD = eigh(gram_DD)
+    curvature_D = cast(values_D, np.float64).clip(0.0) * total
     if outputs == 1:
-        shares_K, mixing_KK = np.ones(1), np.ones((1, 1))
+        shares_K = zeros(1, np.float64, z_MD) + 1.0
+        mixing_KK = shares_K[:, None]
     else:
-        confusion_KK = (np.diag(share_M @ p_MK) - (p_MK * share_M[:, None]).T @ p_MK) / total
-        shares_K, mixing_KK = np.linalg.eigh(confusion_KK)
-        shares_K = np.where(shares_K > 1e-9 * shares_K.max(), shares_K, 0.0)
+        confusion_KK = (xp.diag(share_M @ p_MK) - (p_MK * share_M[:, None]).T @ p_MK) / total
+        shares_K, mixing_KK = eigh(confusion_KK)
+        shares_K = xp.where(shares_K > 1e-9 * shares_K.max(), shares_K, 0.0)
     dense, r = None, 0
     if outputs <= unknowns // (_MIN_DIRECTIONS + 1):
         r = min(dim, unknowns // outputs - 1)
         dense = _dense(z_MD, centre_D, basis_DD[:, :r], share_M, p_MK, intercept=intercept)
-    return Preconditioner(centre_D, basis_DD, curvature_D, mixing_KK.astype(z_MD.dtype), shares_K, dense, r, intercept,
-                          total)  # fmt: skip
+    mixing_KK = cast(mixing_KK, dtype_of(z_MD))
+    return Preconditioner(centre_D, basis_DD, curvature_D, mixing_KK, shares_K, dense, r, intercept, total)
 
 
-def weighted_gram(
-    z_MD: NDArray[Any], weight_M: NDArray[np.float64], *, intercept: bool
-) -> tuple[NDArray[Any], NDArray[Any]]:
+def weighted_gram(z_MD: Any, weight_M: Any, *, intercept: bool) -> tuple[Any, Any]:
     """Weighted mean of some rows, or 0 without an intercept, and their weighted mean square about it, (D,) and (D, D)."""
-    dtype = z_MD.dtype
+    dtype = dtype_of(z_MD)
     share_M = weight_M / max(float(weight_M.sum()), float(np.finfo(np.float64).tiny))
-    centre_D = (share_M.astype(dtype) @ z_MD) if intercept else np.zeros(z_MD.shape[1], dtype)
-    scaled_MD = (z_MD - centre_D) * np.sqrt(share_M).astype(dtype)[:, None]
+    centre_D = cast(share_M, dtype) @ z_MD if intercept else zeros(z_MD.shape[1], dtype, z_MD)
+    scaled_MD = (z_MD - centre_D) * cast(library(z_MD).sqrt(share_M), dtype)[:, None]
     return centre_D, scaled_MD.T @ scaled_MD
 
 
-def factorise(matrix: NDArray[Any], diagonal: NDArray[np.float64] | float) -> tuple[NDArray[Any], bool]:
-    """Cholesky factor, for `scipy.linalg.cho_solve`, of a matrix of the curvature plus a diagonal.
-
-    Sums carry the noise of their type: a ridge of that size keeps the factor from meeting it. Where there is more noise
-    than that a larger ridge makes a worse guess, not a wrong answer.
-    """
-    noise = 4 * np.finfo(matrix.dtype).eps * max(float(np.diag(matrix).max()), _TINY)
-    while True:
-        shifted = matrix.copy(order="F")
-        shifted[np.diag_indices(len(shifted))] += np.asarray(diagonal + noise, matrix.dtype)
-        try:
-            return linalg.cholesky(shifted, lower=True, check_finite=False, overwrite_a=True), True
-        except linalg.LinAlgError:
-            noise *= 8
-
-
-def _dense(
-    z_MD: NDArray[Any],
-    centre_D: NDArray[Any],
-    basis_DR: NDArray[Any],
-    share_M: NDArray[np.float64],
-    p_MK: NDArray[np.float64],
-    *,
-    intercept: bool,
-) -> NDArray[np.float64]:
+def _dense(z_MD: Any, centre_D: Any, basis_DR: Any, share_M: Any, p_MK: Any, *, intercept: bool) -> Any:
     """The Hessian on the leading directions: blockdiag_k(T^T diag(v p_k) T) - F^T F with rows f_i = sqrt(v_i) p_i (x) t_i."""
-    dtype, outputs = z_MD.dtype, p_MK.shape[1]
-    t_MR = (z_MD - centre_D) @ basis_DR
+    dtype, outputs, xp = dtype_of(z_MD), p_MK.shape[1], library(z_MD)
+    width = basis_DR.shape[1] + intercept
+    t_MR = zeros((len(z_MD), width), dtype, z_MD)
+    t_MR[:, : basis_DR.shape[1]] = (z_MD - centre_D) @ basis_DR
     if intercept:
-        t_MR = np.concatenate([t_MR, np.ones((len(t_MR), 1), dtype)], axis=1)
-    width = t_MR.shape[1]
-    root_M = np.sqrt(share_M)
+        t_MR[:, -1] = 1.0
+    root_M = xp.sqrt(share_M)
     if outputs == 1:
-        scaled = t_MR * (root_M * np.sqrt(p_MK[:, 0] * (1 - p_MK[:, 0]))).astype(dtype)[:, None]
-        return np.asarray(scaled.T @ scaled, np.float64)
-    stacked = ((root_M[:, None] * p_MK).astype(dtype)[:, :, None] * t_MR[:, None, :]).reshape(len(t_MR), -1)
-    dense = -(stacked.T @ stacked).astype(np.float64)
+        scaled = t_MR * cast(root_M * xp.sqrt(p_MK[:, 0] * (1 - p_MK[:, 0])), dtype)[:, None]
+        return cast(scaled.T @ scaled, np.float64)
+    stacked = (cast(root_M[:, None] * p_MK, dtype)[:, :, None] * t_MR[:, None, :]).reshape(len(t_MR), -1)
+    dense = -cast(stacked.T @ stacked, np.float64)
     blocks = dense.reshape(outputs, width, outputs, width)
     for index in range(outputs):
-        scaled = t_MR * (root_M * np.sqrt(p_MK[:, index])).astype(dtype)[:, None]
+        scaled = t_MR * cast(root_M * xp.sqrt(p_MK[:, index]), dtype)[:, None]
         blocks[index, :, index] += scaled.T @ scaled
     # The direction in which all classes move together is not seen by a softmax and never asked for: made stiff, it
     # cannot spoil the factor.
-    stiff = float(np.diag(dense).mean()) / outputs
-    blocks += stiff * np.eye(width)[None, :, None, :]
-    return np.asarray(dense, np.float64)
+    stiff = float(xp.diagonal(dense).mean()) / outputs
+    blocks += stiff * xp.diag(zeros(width, np.float64, dense) + 1.0)[None, :, None, :]
+    return dense

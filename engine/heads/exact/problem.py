@@ -75,8 +75,8 @@ class Problem:
 
     @property
     def host_size(self) -> int:
-        """Multiply-adds of the largest product of NumPy's in a step: with all rows, or with a basis if these are elsewhere."""
-        return self.pass_size if self.design.tensor is None else self.design.dim**2 * self._columns
+        """Multiply-adds of the largest product of NumPy's in a step: none is large where the rows are elsewhere."""
+        return self.pass_size if self.design.tensor is None else 0
 
     @property
     def _columns(self) -> int:

@@ -79,3 +79,13 @@ def as_design():
 @pytest.fixture
 def as_targets():
     return lambda labels_N, share_N: Targets(labels_N, share_N, int(labels_N.max()) + 1)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    """The torch devices that tensors are put on."""
+    import torch
+
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return request.param

@@ -21,13 +21,6 @@ from tle.heads.exact.trail import Trail
 N, DIM, CLASSES, LABELS = 3000, 30, 4, 5
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request):
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    return request.param
-
-
 @pytest.fixture(params=[2**25, 2**12], ids=["one block", "blocks"])
 def block_values(request, monkeypatch):
     monkeypatch.setattr(design, "_DEVICE_VALUES", request.param)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from tle.heads.exact.bound import bound
 from tle.heads.exact.objective import predict_rows
@@ -72,6 +73,29 @@ def test_only_the_last_factors_are_kept(make):
     first, *_, again = (made.apply(grad_KD[None], np.zeros((1, 3)), np.array([v]))[0] for v in [*range(1, 20), 1.0])
     assert len(made.factors) <= 4
     np.testing.assert_array_equal(first, again)
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize(("outputs", "unknowns"), [(1, 5), (3, 0), (3, 12), (3, 100)])
+def test_curvature_of_tensors_is_that_of_arrays(device, outputs, unknowns, intercept):
+    rng = np.random.default_rng(0)
+    z_ND, share_N = rng.normal(1, 1, (60, 5)), rng.dirichlet(np.ones(60))
+    p_NK = predict_rows(z_ND, rng.normal(size=(outputs, 5)), rng.normal(size=outputs))
+    there_ND, there_NK = (torch.from_numpy(array).to(device) for array in (z_ND, p_NK))
+    grad, grad_b, strengths = rng.normal(size=(3, outputs, 5)), rng.normal(size=(3, outputs)), np.array([0.1, 2.0, 0.1])
+    for one, other in (
+        [bound(rows, share_N, outputs, intercept=intercept) for rows in (z_ND, there_ND)],
+        [
+            two_level(rows, share_N, p, unknowns, intercept=intercept)
+            for rows, p in ((z_ND, p_NK), (there_ND, there_NK))
+        ],
+    ):
+        assert other.centre_D.device.type == device
+        for dtype in (np.float32, np.float64):
+            given = grad.astype(dtype), grad_b.astype(dtype), strengths
+            for left, right in zip(one.apply(*given), other.apply(*given), strict=True):
+                assert left.dtype == right.dtype
+                np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-6 if dtype == np.float32 else 1e-10)
 
 
 @pytest.mark.parametrize("outputs", [1, 2, 5])
