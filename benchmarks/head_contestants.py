@@ -51,6 +51,7 @@ class FitJob:
         tol: tolerance, as the contestant understands it.
         max_iter: iterations (passes for tle) a value may take.
         limit_s: seconds of fitting after which the process is ended.
+        device: cpu, or cuda for tle's solver and torch.
     """
 
     contestant: str
@@ -61,6 +62,7 @@ class FitJob:
     tol: float = 1e-4
     max_iter: int = 1000
     limit_s: int = 600
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,21 +124,21 @@ def objective(
 
 
 def _tle(x_ND: NDArray[np.float32], y_N: NDArray[np.int64], job: FitJob) -> Iterator[Fitted]:
-    return _solve(x_ND, y_N, job.cs, tol=job.tol)
+    return _solve(x_ND, y_N, job, tol=job.tol)
 
 
 def _tle_reference(x_ND: NDArray[np.float32], y_N: NDArray[np.int64], job: FitJob) -> Iterator[Fitted]:
-    return _solve(x_ND, y_N, job.cs, double=True, tol=REFERENCE_TOL, max_passes=REFERENCE_PASSES)
+    return _solve(x_ND, y_N, job, double=True, tol=REFERENCE_TOL, max_passes=REFERENCE_PASSES)
 
 
 def _solve(
-    x_ND: NDArray[np.float32], y_N: NDArray[np.int64], cs: Sequence[float], *, double: bool = False, **settings: Any
+    x_ND: NDArray[np.float32], y_N: NDArray[np.int64], job: FitJob, *, double: bool = False, **settings: Any
 ) -> Iterator[Fitted]:
     """As the head does it: with as many threads as its products are worth."""
     from tle.heads.exact.problem import make_problem
 
-    problem = make_problem(x_ND, y_N, int(y_N.max()) + 1, double=double)
-    for c, found in problem.solve(cs, **settings):
+    problem = make_problem(x_ND, y_N, int(y_N.max()) + 1, double=double, device=job.device)
+    for c, found in problem.solve(job.cs, **settings):
         weight_KD, bias_K = problem.coefficients(found)
         yield Fitted(c=c, weight_KD=weight_KD, bias_K=bias_K, iterations=found.passes, gap=found.gap)
 
@@ -182,9 +184,9 @@ def _torch(x_ND: NDArray[np.float32], y_N: NDArray[np.int64], job: FitJob) -> It
     """As evaluators write it: one full batch, strong Wolfe line search, its own tolerances."""
     import torch
 
-    x, y = torch.from_numpy(x_ND), torch.from_numpy(y_N)
+    x, y = torch.from_numpy(x_ND).to(job.device), torch.from_numpy(y_N).to(job.device)
     for c in job.cs:
-        layer = torch.nn.Linear(x.shape[1], int(y_N.max()) + 1)
+        layer = torch.nn.Linear(x.shape[1], int(y_N.max()) + 1, device=job.device)
         torch.nn.init.zeros_(layer.weight)
         torch.nn.init.zeros_(layer.bias)
         optimiser = torch.optim.LBFGS(layer.parameters(), max_iter=job.max_iter, line_search_fn="strong_wolfe")
@@ -198,7 +200,7 @@ def _torch(x_ND: NDArray[np.float32], y_N: NDArray[np.int64], job: FitJob) -> It
 
         optimiser.step(closure)  # type: ignore[no-untyped-call]
         passes = float(optimiser.state[next(iter(layer.parameters()))]["func_evals"])
-        weight, bias = (parameter.detach().numpy() for parameter in (layer.weight, layer.bias))
+        weight, bias = (parameter.detach().cpu().numpy() for parameter in (layer.weight, layer.bias))
         yield Fitted(c=c, weight_KD=weight, bias_K=bias, iterations=passes)
 
 
@@ -234,7 +236,7 @@ def values(job: FitJob, ready: Callable[[], object] = lambda: None) -> Iterator[
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            list(fit(*_toy(), FitJob(**(asdict(job) | {"cs": [1.0]}))))
+            list(fit(*_toy(job.device), FitJob(**(asdict(job) | {"cs": [1.0]}))))
         except ImportError as error:
             raise CannotFitError(f"not installed ({error})") from error
     ready()
@@ -274,9 +276,11 @@ def _judge(problem: Any, found: Fitted, taken: tuple[float, float], said: list[s
     )
 
 
-def _toy() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def _toy(device: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Random rows; for another device more than those with which tle stays where it is."""
     rng = np.random.default_rng(0)
-    return rng.standard_normal((96, 8), np.float32), np.arange(96) % 3
+    n, dim = (96, 8) if device == "cpu" else (4800, 1024)
+    return rng.standard_normal((n, dim), np.float32), np.arange(n) % 3
 
 
 def main() -> int:

@@ -189,6 +189,12 @@ def _key(job: FitJob) -> dict[str, Any]:
     return {"features": digest, "tol": job.tol, "max_iter": job.max_iter, "packages": versions(_SOLVERS)}
 
 
+def gpu() -> str | None:
+    """Name of the GPU, asked for by a process of its own, so that this one keeps none of it; None where there is none."""
+    script = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '')"
+    return run_child([sys.executable, "-c", script], dict(os.environ)).stdout.strip() or None
+
+
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     """Of the packages that take part, where installed."""
     found = {}

@@ -9,6 +9,8 @@
     path       45 values of C from 1e-6 to 1e5 against scikit-learn, each from zero and from the one before it
     stream     a million rows of float16 that stay in their file
 
+With `--cuda` tle and torch's L-BFGS run on a GPU too, features sent there included; the long run is made there.
+
 Features are those of `tle.benchmarks.head_problems`. Every run is a process of its own on as many cores as it has
 threads; contestants take turns and medians count. Objectives are float64 and compared with a long run of tle in float64
 whose own certificate says how good it is. How many times tle's seconds somebody took is taken round by round.
@@ -24,7 +26,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from tle.benchmarks import head_stream, report
+from tle.benchmarks import head_races, head_stream, report
 from tle.benchmarks.contestants import prepare
 from tle.benchmarks.head_contestants import (
     COLD,
@@ -50,6 +52,7 @@ DECADE = 4  # steps of the grid
 # Where to look besides: as good as separable.
 ALSO = {"fashion": (1.0,)}
 SAME = "tle, as low as lbfgs"
+ON_CUDA = {TLE: "tle on cuda", TORCH: "torch LBFGS on cuda"}
 TOLERANCES = (1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 1e-7, 1e-8)
 # As users who want the optimum set them.
 PEERS: dict[str, dict[str, Any]] = {
@@ -80,12 +83,10 @@ def best(values: Sequence[Value]) -> Value:
     return max(values, key=lambda value: (value.accuracy, -value.c))
 
 
-def references(problem: str, job: FitJob) -> dict[float, Value]:
+def references(problem: str, job: FitJob, device: str) -> dict[float, Value]:
     """C -> the long float64 run; kept, so that it is run once."""
-    return {
-        value.c: value
-        for value in stored(problem, replace(job, contestant=REFERENCE, threads=1, limit_s=REFERENCE_LIMIT_S)).values
-    }
+    long = replace(job, contestant=REFERENCE, threads=1, limit_s=REFERENCE_LIMIT_S, device=device)
+    return {value.c: value for value in stored(problem, long).values}
 
 
 def judge(value: Value, reference: Value) -> dict[str, Any]:
@@ -110,7 +111,7 @@ def race_lambda(problem: str, job: FitJob, options: argparse.Namespace) -> list[
         cs = [*(GRID[step] for step in steps if 0 <= step < len(GRID)), *ALSO.get(problem, ())]
     found: list[dict[str, Any]] = []
     out: dict[str, str] = {}
-    known = references(problem, replace(job, cs=cs))
+    known = references(problem, replace(job, cs=cs), options.device)
     for c in cs:
         say(f"{problem}, {job.threads} threads, C = {c:.3g}")
         one = replace(job, cs=[c])
@@ -120,6 +121,9 @@ def race_lambda(problem: str, job: FitJob, options: argparse.Namespace) -> list[
             if name in options.peers and name not in out
         }
         tle = {TLE: replace(one, contestant=TLE), ESTIMATOR: replace(one, contestant=ESTIMATOR)}
+        if options.device == "cuda":
+            tle[ON_CUDA[TLE]] = replace(one, contestant=TLE, device="cuda")
+            jobs |= {ON_CUDA[name]: replace(entry, device="cuda") for name, entry in jobs.items() if name in ON_CUDA}
         first: dict[str, list[Outcome]] = {}
         if LBFGS in jobs:
             first[LBFGS] = [run(jobs[LBFGS])]
@@ -210,11 +214,14 @@ def describe_lambda(found: dict[str, Any]) -> str:
 def race_path(problem: str, job: FitJob, options: argparse.Namespace) -> dict[str, Any]:
     """The 45 values: tle anew, scikit-learn's from what is kept."""
     job = replace(job, cs=GRID)
-    outcomes = take_turns({TLE: replace(job, contestant=TLE)}, options.runs)
+    ours = {TLE: replace(job, contestant=TLE)}
+    if options.device == "cuda":
+        ours[ON_CUDA[TLE]] = replace(job, contestant=TLE, device="cuda")
+    outcomes = take_turns(ours, options.runs)
     for name in (WARM, COLD):
         settings: dict[str, Any] = {"tol": PATH_TOL, "limit_s": 3600}
         outcomes[name] = [stored(problem, replace(job, contestant=name, **settings), most=options.most)]
-    known = references(problem, job)
+    known = references(problem, job, options.device)
     judged = {
         name: {value.c: judge(value, known[value.c]) for value in done[0].values if value.c in known}
         for name, done in outcomes.items()
@@ -309,6 +316,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rows", type=int, default=1_000_000, help="stream: rows (default: 1,000,000)")
     parser.add_argument("--max-passes", type=int, default=200, help="stream: passes the solver may take (default: 200)")
     parser.add_argument(
+        "--cuda", dest="device", action="store_const", const="cuda", default="cpu", help="lambda, path: on a GPU too"
+    )
+    parser.add_argument(
         "--save", action="store_true", help="write benchmarks/results/DATE_HARDWARE_heads_RACE.json, .md"
     )
     return parser
@@ -324,9 +334,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if unknown := [race for race in options.races if race not in RACES]:
         parser.error(f"unknown race {unknown[0]}; there are {', '.join(RACES)}")
+    gpu = head_races.gpu() if options.device == "cuda" else None
+    if options.device == "cuda" and gpu is None:
+        parser.error("--cuda needs a GPU that torch can use, there is none")
     words = sys.argv[1:] if arguments is None else list(arguments)
     for race in options.races or RACES:
         hardware, found, parts = report.machine(), [], []
+        if options.device == "cuda":
+            hardware["gpu"] = gpu
         for threads in options.threads:
             if race == "stream":
                 found.append(head_stream.race(options.rows, threads, options.runs, options.max_passes))
@@ -349,7 +364,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "versions": report.versions() | versions(),
                 "found": found,
             }
-            path = report.default_path(f"heads_{race}", hardware, Path("benchmarks/results"))
+            suffix = "" if options.device == "cpu" else f"_{options.device}"
+            path = report.default_path(f"heads_{race}{suffix}", hardware, Path("benchmarks/results"))
             report.save(path, record, "\n\n".join(parts))
             print(path)
     return 0

@@ -77,7 +77,7 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> list[FitJob]:
     def run(job: FitJob) -> Outcome:
         done.append(job)
         try:
-            return Outcome(values=sorted(values(job), key=lambda value: value.c))
+            return Outcome(values=sorted(values(replace(job, device="cpu")), key=lambda value: value.c))
         except CannotFitError as error:
             return Outcome(values=[], reason=str(error))
 
@@ -326,6 +326,29 @@ def test_the_path_race(inline: list[FitJob], capsys: pytest.CaptureFixture[str])
     assert "| 3 of 3 " in by_name[TLE]
     assert [name for name in by_name if name in (TLE, WARM, COLD)] == [TLE, WARM, COLD]
     assert {"0.01", "0.1", "1"} <= set(by_name)
+
+
+@pytest.mark.usefixtures("toy_races")
+def test_on_a_gpu_those_that_can_run_there_too(
+    inline: list[FitJob], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(head_races, "gpu", lambda: "a GPU")
+    command = ["--problems", "tiles", "--threads", "1", "--runs", "1", "--cuda"]
+    assert heads.main(["lambda", *command, "--peers", LBFGS, TORCH, "--cs", "0.1"]) == 0
+    there = [one.contestant for one in inline if one.device == "cuda"]
+    assert set(there) == {REFERENCE, TLE, TORCH}
+    assert {one.contestant for one in inline if one.device == "cpu"} >= {TLE, ESTIMATOR, LBFGS, TORCH}
+    assert heads.main(["path", *command]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("| tle on cuda ") == 2
+    assert printed.count("| torch LBFGS on cuda ") == 1
+
+
+def test_no_gpu_is_a_usage_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(head_races, "gpu", lambda: None)
+    with pytest.raises(SystemExit):
+        heads.main(["lambda", "--cuda"])
+    assert "--cuda needs a GPU that torch can use, there is none" in capsys.readouterr().err
 
 
 def test_rows_that_stay_in_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """L-BFGS for many problems that share their passes, with a preconditioner as its initial inverse Hessian.
 
-# L problems, K outputs, D feature dim, M pairs
+# L problems, K outputs, D feature dim, U = K (D + 1) unknowns: weights, then intercepts
 
 Pairs (s, y) are of the loss alone; lambda s is added where they are used, so that they outlive a change of lambda. A pair
 whose curvature is not above the noise of the gradient is not kept. Steps are taken where the objective has fallen
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from tle.heads.exact.objective import Evaluation
 
@@ -38,6 +38,43 @@ class InverseHessian(Protocol):
 
 
 @dataclass(slots=True, eq=False)
+class Pair:
+    """A step and what it did to the gradient of the loss.
+
+    Attributes:
+        s_LU: differences of unknowns.
+        y_LU: of the loss's gradients.
+        kept_L: whether it is worth using.
+    """
+
+    s_LU: NDArray[Any]
+    y_LU: NDArray[Any]
+    kept_L: NDArray[np.bool_]
+    _penalised: tuple[NDArray[np.float64], NDArray[Any], NDArray[np.float64]] | None = None
+
+    def of(self, problems: NDArray[np.int64]) -> "Pair":
+        """That of some problems."""
+        return Pair(self.s_LU[problems], self.y_LU[problems], self.kept_L[problems])
+
+    def astype(self, dtype: DTypeLike) -> "Pair":
+        """The same in another type."""
+        return Pair(self.s_LU.astype(dtype), self.y_LU.astype(dtype), self.kept_L)
+
+    def penalised(self, lambda_L: NDArray[np.float64], weights: int) -> tuple[NDArray[Any], NDArray[np.float64]]:
+        """The y of the objective, whose first unknowns are so many weights, and 1 / s^T y, or 0 for a pair not to be used.
+
+        They are made once for as long as lambda stays the same.
+        """
+        if self._penalised is None or not np.array_equal(self._penalised[0], lambda_L):
+            full_LU = self.y_LU.copy()
+            full_LU[:, :weights] += lambda_L[:, None].astype(full_LU.dtype) * self.s_LU[:, :weights]
+            product_L = _dot(self.s_LU, full_LU)
+            usable = self.kept_L & (product_L > 0)
+            self._penalised = lambda_L, full_LU, np.where(usable, 1.0 / np.where(usable, product_L, 1.0), 0.0)
+        return self._penalised[1:]
+
+
+@dataclass(slots=True, eq=False)
 class State:
     """Where the problems are.
 
@@ -46,7 +83,7 @@ class State:
         bias_LK: intercepts.
         lambda_L: strengths.
         at: loss and gradient there.
-        pairs: [(s, y, is kept)]: differences of flattened (weights, intercepts) and of the loss's gradients.
+        pairs: the last steps.
         scale_L: how far the preconditioner's steps are right, of the problems of the last step.
         stale_scale: steps for which that is still to be used.
         passes_L: passes that were made, once they are counted.
@@ -56,7 +93,7 @@ class State:
     bias_LK: NDArray[Any]
     lambda_L: NDArray[np.float64]
     at: Evaluation
-    pairs: list[tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]]
+    pairs: list[Pair]
     scale_L: NDArray[np.float64] = field(default_factory=lambda: np.ones(0))
     stale_scale: int = 0
     passes_L: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
@@ -131,7 +168,7 @@ def descend(
     curvature = _dot(s, y)
     eps = np.finfo(s.dtype).eps
     keep = curvature > _NOISE * eps * np.sqrt(_dot(s, s) * _dot(grad, grad))
-    _store(state, active, new_weight, new_bias, Evaluation(loss, grad_w, grad_b), (s, y, keep))
+    _store(state, active, new_weight, new_bias, Evaluation(loss, grad_w, grad_b), Pair(s, y, keep))
     return decrease
 
 
@@ -143,14 +180,11 @@ def _direction(
     split = shape[1] * shape[2]
     lambdas = part.lambda_L
     kept: list[tuple[NDArray[Any], NDArray[Any], NDArray[np.float64], NDArray[np.float64]]] = []
-    for s, y, keep in reversed(part.pairs):
-        full = y.copy()
-        full[:, :split] += lambdas[:, None].astype(s.dtype) * s[:, :split]
-        product = _dot(s, full)
-        rho = np.where(keep & (product > 0), 1.0 / np.where(product > 0, product, 1.0), 0.0)
-        alpha = rho * _dot(s, q)
+    for pair in reversed(part.pairs):
+        full, rho = pair.penalised(lambdas, split)
+        alpha = rho * _dot(pair.s_LU, q)
         q -= alpha[:, None].astype(q.dtype) * full
-        kept.append((s, full, rho, alpha))
+        kept.append((pair.s_LU, full, rho, alpha))
     weight, bias = preconditioner.apply(q[:, :split].reshape(shape), q[:, split:], lambdas)
     r = _flat(weight, bias)
     if kept:
@@ -186,7 +220,7 @@ def _store(
     weight: NDArray[Any],
     bias: NDArray[Any],
     at: Evaluation,
-    pair: tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]],
+    pair: Pair,
 ) -> None:
     """Put the results of the active problems back."""
     state.put(active, weight, bias, at)
@@ -194,10 +228,10 @@ def _store(
     if len(active) == problems:
         state.pairs.append(pair)
     else:
-        s, y = (np.zeros((problems, pair[0].shape[1]), pair[0].dtype) for _ in range(2))
-        keep = np.zeros(problems, bool)
-        s[active], y[active], keep[active] = pair
-        state.pairs.append((s, y, keep))
+        s, y = (np.zeros((problems, pair.s_LU.shape[1]), pair.s_LU.dtype) for _ in range(2))
+        kept = np.zeros(problems, bool)
+        s[active], y[active], kept[active] = pair.s_LU, pair.y_LU, pair.kept_L
+        state.pairs.append(Pair(s, y, kept))
     del state.pairs[:-PAIRS]
 
 
@@ -205,7 +239,7 @@ def _take(state: State, active: NDArray[np.int64]) -> State:
     if len(active) == len(state.lambda_L):
         return state
     at = Evaluation(state.at.loss_L[active], state.at.grad_LKD[active], state.at.grad_LK[active])
-    pairs = [(s[active], y[active], keep[active]) for s, y, keep in state.pairs]
+    pairs = [pair.of(active) for pair in state.pairs]
     return State(state.weight_LKD[active], state.bias_LK[active], state.lambda_L[active], at, pairs)
 
 

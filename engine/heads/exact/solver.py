@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tle.heads.exact.certificate import certify
 from tle.heads.exact.curvature import Curvature
 from tle.heads.exact.design import Design
-from tle.heads.exact.lbfgs import State, descend
+from tle.heads.exact.lbfgs import Pair, State, descend
 from tle.heads.exact.objective import Evaluation, Targets, evaluate
 
 _WINDOW = 10
@@ -84,7 +84,7 @@ class Solver:
         self.design, self.targets = design, targets
         self.tol, self.max_passes, self.intercept = tol, max_passes, intercept
         self.curvature = Curvature(design, targets, rng, intercept=intercept)
-        self._pairs: list[Any] = []
+        self._pairs: list[Pair] = []
         self._focus_steps = _FOCUS_STEPS
         self._unsure_N = np.empty(len(design))  # of the last pass
         self._passes_L = np.zeros(0)
@@ -101,7 +101,7 @@ class Solver:
         self._passes_L = np.zeros(len(lambda_L))
         weight, bias = weight.astype(self.design.dtype), bias.astype(np.float64)
         at = self.evaluate(np.arange(len(lambda_L)), weight, bias)
-        pairs = self._pairs if self._pairs and len(self._pairs[0][2]) == len(lambda_L) else []
+        pairs = self._pairs if self._pairs and len(self._pairs[0].kept_L) == len(lambda_L) else []
         state = State(weight, bias, lambda_L, at, list(pairs))
         self._descend(state)
         self._pairs, state.passes_L = state.pairs, self._passes_L
@@ -123,7 +123,7 @@ class Solver:
         single, curvature = self.design, self.curvature
         self.design = replace(single, dtype=np.dtype(np.float64))
         self.curvature = curvature.of(self.design)
-        pairs = [(s.astype(np.float64), y.astype(np.float64), keep) for s, y, keep in state.pairs]
+        pairs = [pair.astype(np.float64) for pair in state.pairs]
         weight = state.weight_LKD.astype(np.float64)
         self._passes_L = state.passes_L.copy()
         at = self.evaluate(np.arange(len(state.lambda_L)), weight, state.bias_LK)
