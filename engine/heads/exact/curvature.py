@@ -6,6 +6,9 @@ It is first an upper bound, which needs no solution. Then, whenever passes have 
 where the descent has come to, and finer each time until a solve with it would be felt beside a pass: what has cost so much
 already will cost more. 16,928 x 1,280 rows of 144 classes took 105, 381 and 1,142 passes at C = 0.018, 0.18 and 1.8 with
 1,024 unknowns in the dense block; with up to 3,532 75, 191 and 616, in 0.9, 0.6 and 0.6 times the seconds.
+
+It is taken where the rows are. On an H100 a path of 45 values took 50 s with the curvature on one core of the host (0.7 s each
+time, 4 ms a solve, beside passes of 1 ms) and 10 s with it on the GPU.
 """
 
 from copy import copy
