@@ -8,6 +8,7 @@ import tle
 from tle.cli.backbone import BackboneFlags
 from tle.cli.execution import ExecutionFlags
 from tle.cli.output import Json, Output, print_json
+from tle.cli.view import ViewFlags
 
 
 def extract(
@@ -24,6 +25,7 @@ def extract(
     overwrite: bool = False,
     retry_failed: bool = False,
     verify_inputs: bool = False,
+    random_view: ViewFlags = ViewFlags(),  # noqa: B008 - frozen
     json: Json = False,
 ) -> None:
     """Extract the features of every picture, once, into a cache.
@@ -58,6 +60,7 @@ def extract(
         overwrite=overwrite,
         retry_failed=retry_failed,
         verify_inputs=verify_inputs,
+        view=random_view.view_of_pictures(),
         progress=True,
     )
     if json:

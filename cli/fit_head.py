@@ -25,6 +25,7 @@ def fit_head(
     output: Output,
     head: str | None = None,
     param: Annotated[list[str] | None, Parameter(name=["--param", "-p"])] = None,
+    views: Annotated[list[Path] | None, Parameter(consume_multiple=True, negative=())] = None,
     seed: int = 0,
     val_fraction: float = 0.1,
     folds: int | None = None,
@@ -50,6 +51,8 @@ def fit_head(
         head: logistic, linear, ridge, lda, prototype, knn, mlp, svm or sklearn:IMPORT.PATH; by default logistic, for
             regression ridge.
         param: A setting of the head as NAME=VALUE; repeat it for several.
+        views: Caches of tle extract --view, by the same backbone: head linear then sees each picture in another view in
+            each epoch.
         seed: Seed of the validation split and of everything random in the head.
         val_fraction: Part of train that is held out to choose on, where the cache has no val split and there are no folds.
         folds: Hold out each of so many parts of train in turn instead, where the cache has no val split.
@@ -62,12 +65,15 @@ def fit_head(
         overwrite: Replace an existing head or picture.
     """
     if plot is not None:
-        check_plot(plot, overwrite=overwrite, inputs=[cache, *([splits] if splits else [])], output=output)
+        check_plot(
+            plot, overwrite=overwrite, inputs=[cache, *(views or []), *([splits] if splits else [])], output=output
+        )
     result = tle.fit_head(
         cache,
         output,
         head=head,
         params=param,
+        views=views or (),
         seed=seed,
         val_fraction=val_fraction,
         folds=folds,

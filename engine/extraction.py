@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tle.backbones.backbone import Backbone
     from tle.backbones.load import PreprocessOverrides
     from tle.tuning.choice import Choice
+    from tle.views import View
 
 DTYPES = ("float32", "float16")
 
@@ -89,6 +90,7 @@ def extract(
     overwrite: bool = False,
     retry_failed: bool = False,
     verify_inputs: bool = False,
+    view: "View | None" = None,
     progress: bool = False,
 ) -> ExtractResult:
     """Extract the features of every picture into a cache.
@@ -111,6 +113,7 @@ def extract(
         overwrite: replace an existing cache instead of using its rows.
         retry_failed: try pictures again that failed before.
         verify_inputs: compare the bytes of all pictures with those that were extracted, not only sizes and times.
+        view: a random view of every picture instead of the one that is evaluated, for `tle.fit_head(views=...)`.
         progress: show progress on standard error.
 
     Returns:
@@ -124,6 +127,8 @@ def extract(
     path, execution = Path(output), execution or Execution()
     if dtype not in DTYPES:
         raise UsageError(f"--dtype takes {' or '.join(DTYPES)}, got {dtype!r}")
+    if view is not None and execution.gpu_decode:
+        raise UsageError("random views are not decoded on the GPU: leave out --gpu-decode, or --view")
     check_output(path, overwrite=overwrite or path.is_file(), inputs=[images])
     source = open_source(images, target=target)
     tell(source.notes, shown=progress)
@@ -139,6 +144,8 @@ def extract(
         progress=progress,
     )
     reference = backbone_reference(backbone, weights=weights, layer=layer, pool=pool, overrides=overrides)
+    if reference is not None and view is not None:
+        reference["view"] = view.to_dict()
     stock = recognise(request, reference)
     if stock.complete is not None:
         notes = tuple(stock.complete.run.get("backbone_notes", ())) + tuple(stock.notes)
@@ -148,7 +155,9 @@ def extract(
 
     loaded = load_backbone(backbone, weights=weights, layer=layer, pool=pool, overrides=overrides)
     tell(loaded.notes, shown=progress)
-    request = replace(request, spec=feature_spec(loaded, decoder=execution.decoder, precision=execution.precision))
+    request = replace(
+        request, spec=feature_spec(loaded, decoder=execution.decoder, precision=execution.precision, view=view)
+    )
     notes = source.notes + loaded.notes
     with take_stock(request, stock) as complete:
         tell(stock.notes, shown=progress)
@@ -168,7 +177,7 @@ def extract(
                 take_over(stock, writer)
                 kept = len(source) - len(writer.pending)
                 if choice is not None:
-                    _extract(request, loaded, stock, choice, writer, strict=strict)
+                    _extract(request, loaded, stock, choice, writer, view=view, strict=strict)
                 replace_it = stock.finished is not None and not stock.finished.is_replaced()
                 writer.finish(replace=overwrite or replace_it)
         except (TleError, KeyboardInterrupt) as error:
@@ -178,11 +187,20 @@ def extract(
 
 
 def _extract(
-    request: Request, backbone: "Backbone", stock: Stock, choice: "Choice", writer: CacheWriter, *, strict: bool
+    request: Request,
+    backbone: "Backbone",
+    stock: Stock,
+    choice: "Choice",
+    writer: CacheWriter,
+    *,
+    view: "View | None",
+    strict: bool,
 ) -> None:
     """The pictures that nothing is there for, through the backbone and into the file."""
     source, execution, pending = request.source, request.execution, writer.pending
-    decoding = Decoding(preprocess=backbone.preprocess, decoder=choice.decoder, max_pixels=execution.max_pixels)
+    decoding = Decoding(
+        preprocess=backbone.preprocess, decoder=choice.decoder, max_pixels=execution.max_pixels, view=view
+    )
     states = stock.files[pending]
     batches = run(
         replace(source.subset(pending), states=states),

@@ -10,12 +10,13 @@ from tle.images import EXACT_DECODER
 
 if TYPE_CHECKING:
     from tle.backbones.backbone import Backbone
+    from tle.views import View
 
 # Where the weights of a fine-tuned backbone come from: not from a name or a file, but from the classifier itself.
 FINETUNED = "fine-tuned"
 
 
-def feature_spec(backbone: "Backbone", *, decoder: str, precision: str) -> dict[str, Any]:
+def feature_spec(backbone: "Backbone", *, decoder: str, precision: str, view: "View | None" = None) -> dict[str, Any]:
     """What defines the features of `backbone`: the JSON-able object behind a cache's fingerprint.
 
     Args:
@@ -23,13 +24,20 @@ def feature_spec(backbone: "Backbone", *, decoder: str, precision: str) -> dict[
         decoder: identity of the decoder.
         precision: what the features were computed in. It is recorded and no part of the fingerprint: features that passed
             the same comparison with float32 may meet, and `tle evaluate` says so where they do.
+        view: of the pictures; None is the one that is evaluated.
     """
-    return {
+    spec = {
         "backbone": backbone.spec(),
         "preprocess": backbone.preprocess.to_dict(),
         "decoder": decoder,
         "precision": precision,
     }
+    return spec if view is None else spec | {"view": view.to_dict()}
+
+
+def plain_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec of the same features without a random view."""
+    return {key: value for key, value in spec.items() if key != "view"}
 
 
 def finetuned_spec(base_spec: Mapping[str, Any], weights_digest: str, *, precision: str = "float32") -> dict[str, Any]:
@@ -50,8 +58,11 @@ def finetuned_spec(base_spec: Mapping[str, Any], weights_digest: str, *, precisi
 def spec_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     """What two specs differ in, as `key: a instead of b`, for an error message."""
     differing = []
-    for section in ("backbone", "preprocess"):
+    for section in ("backbone", "preprocess", "view"):
         a, b = ours.get(section, {}), theirs.get(section, {})
+        if section == "view" and bool(a) != bool(b):
+            differing.append(f"view: {'one' if a else 'none'} instead of {'one' if b else 'none'}")
+            continue
         differing += [
             f"{key}: {a.get(key)} instead of {b.get(key)}" for key in sorted({*a, *b}) if a.get(key) != b.get(key)
         ]

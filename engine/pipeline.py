@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import xxhash
@@ -30,6 +30,7 @@ from tle.threads import one_torch_thread, torch_threads_kept
 
 if TYPE_CHECKING:
     from tle.runtimes.runtime import Runtime
+    from tle.views import View
 
 # Batches a thread that may be finished or in the making: one that computes, and one that waits to be written or for its
 # turn. Written batches are small (features alone), so this bounds order, not memory.
@@ -84,11 +85,13 @@ class Decoding:
         preprocess: resize and crop.
         decoder: identity of the decoder, see `tle.images.load`.
         max_pixels: pictures with more pixels are recorded as failed.
+        view: a random view instead of the centre crop; not with the GPU's decoder.
     """
 
     preprocess: Preprocess
     decoder: str
     max_pixels: int
+    view: "View | None" = None
 
 
 def run(
@@ -201,7 +204,11 @@ def decode(source: Source, row: int, decoding: Decoding, out: NDArray[np.uint8])
     if data is None:
         return digest, reason
     try:
-        load(data, decoding.preprocess, decoder=decoding.decoder, max_pixels=decoding.max_pixels, out=out)
+        how: dict[str, Any] = {"decoder": decoding.decoder, "max_pixels": decoding.max_pixels, "out": out}
+        if decoding.view is None:
+            load(data, decoding.preprocess, **how)
+        else:
+            decoding.view.load(data, digest, decoding.preprocess, **how)
     except ImageError as error:
         return digest, str(error)
     return digest, None

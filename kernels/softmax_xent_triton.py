@@ -6,7 +6,7 @@ Softmax is one program for R rows of logits. Where K fits one block, logits are 
 classes go by in blocks of X, twice: for m and s (rescaled whenever m grows), then for the residuals. Losses are written
 for each row, float32 (N, L), and summed by torch in float64, so that the same input gives the same sum.
 
-Not yet measured on a GPU. The interpreter (TRITON_INTERPRET=1 before triton is imported) runs the same kernels on CPU
+The interpreter (TRITON_INTERPRET=1 before triton is imported) runs the same kernels on CPU
 tensors, slowly.
 """
 

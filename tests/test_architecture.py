@@ -110,12 +110,13 @@ def test_the_readme_shows_every_command():
 def test_every_flag_of_the_readme_exists():
     from torch.distributed.run import get_args_parser as torchrun_parser
 
-    from tle.benchmarks import cache, crash, extract, finetune, finetune_crash, fuzz_cache
+    from tle.benchmarks import cache, crash, extract, finetune, finetune_crash, fuzz_cache, heads
     from tle.cli.main import COMMANDS
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     known = {"--help", "--version"}.union(*(flags_of(command) for command in COMMANDS))
-    parsers = [benchmark._parser() for benchmark in (cache, crash, extract, finetune, finetune_crash, fuzz_cache)]
+    benchmarks = (cache, crash, extract, finetune, finetune_crash, fuzz_cache, heads)
+    parsers = [benchmark._parser() for benchmark in benchmarks]
     for parser in (*parsers, torchrun_parser()):
         known |= {flag for action in parser._actions for flag in action.option_strings}
     mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text))

@@ -1,7 +1,7 @@
 """Fit a head on a cache: choose rows, choose settings on validation data, fit, record, save."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from tle.heads.params import check_seed, parse_params
 from tle.heads.samples import Samples, Task
 from tle.heads.selection import Selection, check_finite, resolve_splits, select_rows
 from tle.heads.sweep import Fitted
+from tle.heads.views import open_views
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +83,7 @@ def fit_head(
     *,
     head: str | None = None,
     params: Mapping[str, Any] | Sequence[str] | None = None,
+    views: Sequence[Cache | str | Path] = (),
     seed: int = 0,
     val_fraction: float = 0.1,
     folds: int | None = None,
@@ -103,6 +105,8 @@ def fit_head(
         output: the file to write, NAME.head; None keeps the head in memory.
         head: one of `KINDS` or "sklearn:IMPORT.PATH"; None takes logistic, for regression ridge.
         params: settings of the head, as a mapping or as `name=value` strings.
+        views: caches of `tle.extract(view=...)` by the same backbone; head linear then sees each picture as it is in one
+            epoch and in another view in the next. Validation pictures are seen as they are.
         seed: seed of the validation split and of everything random in the head, from 0 to 2**32 - 1.
         val_fraction: part of train to hold out where there is no val split; 0 for none.
         folds: hold out each of so many parts of train in turn instead, stratified for classes; None or 0 for none.
@@ -120,22 +124,27 @@ def fit_head(
     Raises:
         OutputError: the output cannot be written, or is an input; found out before the fit.
         UsageError: an unknown head or setting, one that does not fit the target, or a seed out of range.
-        CacheError: the cache cannot be read.
+        CacheError: a cache cannot be read, or a view lacks pictures that are fitted on.
+        FingerprintError: a view is of another backbone.
         HeadError: no labels, one class only, fewer pictures than classes, or features that are not finite.
     """
     path = None if output is None else Path(output)
     if path is not None:
-        inputs = (cache.path if isinstance(cache, Cache) else cache, splits)
+        inputs = (splits, *(file.path if isinstance(file, Cache) else file for file in (cache, *views)))
         check_output(path, overwrite=overwrite, inputs=[file for file in inputs if isinstance(file, str | Path)])
     seed, folds = check_seed(seed), check_folds(folds)
     cache = cache if isinstance(cache, Cache) else open_cache(cache)
     kind = _default_kind(cache.target) if head is None else head
     settings = parse_params(params)
     check_kind(kind, settings, cache.target, seed)
+    if views and kind != "linear":
+        raise UsageError(
+            f"views are for head linear, which is trained epoch by epoch, not for {kind}: add --head linear"
+        )
     _check_options(cache, metric=metric, one_se=one_se, folds=folds, refit=refit, calibrate=calibrate)
     split_values, split_notes = resolve_splits(cache, splits)
     selection = select_rows(cache, split_values, val_fraction=val_fraction, seed=seed, folds=folds)
-    task = _make_task(cache, selection, seed)
+    task = _make_task(cache, selection, seed, views)
     _check_labels(cache, task)
     check_finite(cache, task.both.rows)
     fitted = fit_task(
@@ -162,6 +171,7 @@ def fit_head(
             "seed": seed,
             "selection": selection.record,
             "settings": _jsonable(settings),
+            "views": [view.record for view in task.train.views],
             "refit": refit,
             "chosen": _untimed(chosen),
             "choice": _jsonable(fitted.choice),
@@ -208,8 +218,11 @@ def _check_options(cache: Cache, *, metric: str | None, one_se: bool, folds: int
         raise UsageError("a temperature belongs to probabilities, and the target of this cache is regression")
 
 
-def _make_task(cache: Cache, selection: Selection, seed: int) -> Task:
+def _make_task(cache: Cache, selection: Selection, seed: int, views: Sequence[Cache | str | Path]) -> Task:
     train, val = (Samples(cache.features, rows, cache.labels[rows]) for rows in (selection.train, selection.val))
+    if views:
+        both = np.sort(np.concatenate([selection.train, selection.val]))
+        train = replace(train, views=open_views(cache, views, both))
     classes = () if cache.target is Target.REGRESSION else cache.classes
     return Task(train, val, cache.target, classes, seed)
 

@@ -3,6 +3,8 @@
 # n pictures
 """
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -53,14 +55,14 @@ def deal_folds(labels_N: NDArray[np.int64], folds: int, seed: int) -> NDArray[np
 
 
 def split_folds(samples: Samples, fold_N: NDArray[np.int64]) -> tuple[tuple[Samples, Samples], ...]:
-    """(train, val) of every fold that holds anything out, and leaves anything to fit on."""
+    """(train, val) of every fold that holds anything out, and leaves anything to fit on; val without random views."""
     parts = []
     for fold in range(int(fold_N.max(initial=ALWAYS_TRAIN)) + 1):
         held_out = fold_N == fold
         if held_out.any() and not held_out.all():
-            parts.append((_take(samples, ~held_out), _take(samples, held_out)))
+            parts.append((_take(samples, ~held_out), replace(_take(samples, held_out), views=())))
     return tuple(parts)
 
 
 def _take(samples: Samples, chosen_N: NDArray[np.bool_]) -> Samples:
-    return Samples(samples.features, samples.rows[chosen_N], samples.labels[chosen_N])
+    return replace(samples, rows=samples.rows[chosen_N], labels=samples.labels[chosen_N])

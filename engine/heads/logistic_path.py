@@ -54,7 +54,7 @@ class LogisticPath(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             former are weighted by sample weights. Of equal values the smallest C is taken.
         random_state: seed of folds, and of the samples that large problems take their curvature from.
         device: "cpu", or "cuda" for what touches all samples. Problems of at most 4,194,304 numbers, and those with fewer
-            samples than 0.7 of the features, are solved on the CPU whatever it is. How fast cuda is has not been measured.
+            samples than 0.7 of the features, are solved on the CPU whatever it is.
 
     Attributes:
         classes_: (classes,) labels.

@@ -4,14 +4,17 @@
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tle.enums import Target
+
+if TYPE_CHECKING:
+    from tle.heads.views import ViewRows
 
 # How scikit-learn's warning starts. It comes with every single fit; `tle.heads.fit` says it once, and what to do.
 MANY_CLASSES_WARNING = "The number of unique classes is greater than 50%"
@@ -31,11 +34,13 @@ class Samples:
         features: (N, D) float16 or float32, possibly memory-mapped; all rows of the cache.
         rows: (n,) int64, the rows that belong to these samples, ascending.
         labels: labels of those rows: (n,) int64, (n, C) uint8 or (n,) float32.
+        views: random views of the same pictures, for heads that take them.
     """
 
     features: NDArray[Any]
     rows: NDArray[np.int64]
     labels: NDArray[Any]
+    views: "tuple[ViewRows, ...]" = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -83,7 +88,7 @@ class Task:
         rows = np.concatenate([self.train.rows, self.val.rows])
         labels = np.concatenate([self.train.labels, self.val.labels])
         order = np.argsort(rows, kind="stable")
-        return Samples(self.train.features, rows[order], labels[order])
+        return replace(self.train, rows=rows[order], labels=labels[order])
 
     @property
     def outputs(self) -> int:

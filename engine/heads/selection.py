@@ -14,6 +14,7 @@ from tle.cache import Cache
 from tle.enums import Split, Status, Target
 from tle.errors import HeadError, ShapeError, UsageError
 from tle.heads.folds import ALWAYS_TRAIN, deal_folds
+from tle.heads.views import check_no_view
 from tle.labelling import Labelled
 
 _SHOWN = 3
@@ -124,7 +125,9 @@ def usable_rows(cache: Rows) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
 
     Raises:
         HeadError: the cache has no labels, or labels that its classes do not explain.
+        UsageError: it holds random views.
     """
+    check_no_view(cache)
     if cache.target is Target.NONE:
         raise HeadError(f"{cache.path} has no labels: extract from class folders or a manifest with a label column")
     labelled = cache.labelled
