@@ -16,10 +16,13 @@ Least I/O: the itemsize times N D bytes read, 8 D (D + 1) written.
 """
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
 
 # 1,024 rows of 1,280 are 10 MiB; 256 and 4,096 are 2 and 4 % slower.
 BLOCK = 1024
@@ -99,8 +102,16 @@ def copy_rows(source: NDArray[np.floating[Any]], into: NDArray[np.floating[Any]]
     if source.dtype != np.float16 or not source.flags.c_contiguous:
         into[...] = source
         return
+    as_tensor(into).copy_(as_tensor(source))
+
+
+def as_tensor(array: NDArray[Any]) -> "torch.Tensor":
+    """A tensor of the same memory, of read-only memory too, so it is not to be written to unless the array is.
+
+    Memory with negative strides, which torch has not, is copied.
+    """
     import torch
 
-    with warnings.catch_warnings():  # torch warns of memory that it may not write, and does not write it
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        torch.from_numpy(into).copy_(torch.from_numpy(source))
+        return torch.from_numpy(array if min(array.strides, default=0) >= 0 else array.copy())

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tle.kernels.gram import copy_rows
+from tle.kernels.gram import as_tensor, copy_rows
 
 QUERY_BLOCK = 512
 BANK_BLOCK = 4096
@@ -75,8 +75,8 @@ def topk_int8(
     n_queries, (n_bank, dim) = len(query_QD), bank_ND.shape
     blocks = [slice(start, min(start + QUERY_BLOCK, n_queries)) for start in range(0, n_queries, QUERY_BLOCK)]
     scratch_ND = torch.empty(max(QUERY_BLOCK, BANK_BLOCK), dim)
-    queries = [_Rows(torch.from_numpy(query_QD[block]), scratch_ND[: block.stop - block.start]) for block in blocks]
-    if not all(np.isfinite(own.length_N).all() for own in queries):
+    queries = [_Rows(as_tensor(query_QD[block]), scratch_ND[: block.stop - block.start]) for block in blocks]
+    if not all(np.isfinite(own.length_N + own.error_N).all() for own in queries):
         return None
     best = [np.zeros((block.stop - block.start, k), np.uint64) for block in blocks]  # keys of lower bounds
     found: list[list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]] = [[] for _ in blocks]
@@ -94,7 +94,7 @@ def topk_int8(
             tile_BD = rows_BD[: len(tile_BD)]
         bank = _Rows(torch.from_numpy(tile_BD), scratch_ND[: len(tile_BD)])
         most_missed, most_length = float(bank.error_N.max()), float(bank.length_N.max())
-        if not np.isfinite(most_length):
+        if not np.isfinite(most_missed + most_length):
             return None
         for number, own in enumerate(queries):
             shape = (len(own.step_N), len(tile_BD))
@@ -155,7 +155,7 @@ def _products(
         query_BD: queries.
         ends_B: where in `index_M` those of each query end.
     """
-    bank, index = torch.from_numpy(bank_ND), torch.from_numpy(index_M)
+    bank, index = as_tensor(bank_ND), torch.from_numpy(index_M)
     products_M, starts_B = np.empty(len(index_M), np.float32), np.concatenate([[0], ends_B])
     # One piece of memory for all of them: fresh ones would cost a page fault for every 4 KiB.
     scratch_MD = torch.empty(max(_GATHERED, int(np.diff(starts_B).max())), bank.shape[1], dtype=bank.dtype)

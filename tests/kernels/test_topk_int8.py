@@ -77,6 +77,27 @@ def test_numbers_that_are_not_finite_are_left_to_the_one_who_says_so():
                 topk_similarity(spoilt_query, spoilt_bank, 5)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_banks_that_are_read_only_or_reversed(dtype):
+    bank, query = _features(9000, 64, 9).astype(dtype), _features(300, 64, 10)
+    want = topk_int8(query, bank, 5)
+    bank.flags.writeable = query.flags.writeable = False
+    for one, other in zip(topk_int8(query, bank, 5), want, strict=True):
+        np.testing.assert_array_equal(one, other)
+    values, indices = topk_int8(query, np.ascontiguousarray(bank[::-1])[::-1], 5)
+    np.testing.assert_array_equal(values, want[0])
+    np.testing.assert_array_equal(indices, want[1])
+
+
+def test_numbers_that_vanish_are_left_to_float32():
+    bank, query = _features(9000, 64, 9), _features(300, 64, 10)
+    bank[7] *= 1e-44
+    values, indices = topk_similarity(query, bank, 5)
+    want_values, _ = topk_similarity_ref(query, bank, 5)
+    np.testing.assert_allclose(values, want_values, rtol=1e-5)
+    assert 7 not in indices
+
+
 def test_the_dispatcher_gives_what_the_reference_gives():
     bank, query = _features(8192, 64, 11), _features(256, 64, 12)
     values, indices = topk_similarity(query, bank, 10)

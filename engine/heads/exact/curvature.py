@@ -35,9 +35,11 @@ _MOVED = 0.03
 _FIRST_UNKNOWNS = 1024
 _MOST_UNKNOWNS = 4096
 _UNKNOWN_WORTH = 250
-# Features from which curvature is in float32 whatever passes are in: eigenvectors of 1,280 took 0.36 s in float64 and 0.2 in
-# float32, and are a guess in either.
+# Features from which curvature is in float32 though passes are in float64, where its noise is below what counts: eigenvectors
+# of 1,280 took 0.36 s in float64 and 0.2 in float32.
 _SINGLE_FROM = 256
+# Squares of larger rows, and larger strengths, are not for float32.
+_LARGEST_SINGLE = 1e12
 # Rows of a sample, at least, and for each unknown.
 _SAMPLE = 5000
 _ROWS_AN_UNKNOWN = 2.5
@@ -57,6 +59,7 @@ class Curvature:
         self._design, self._targets, self._rng, self._intercept = design, targets, rng, intercept
         self._spent = 0.0  # multiply-adds of passes since
         self._value = np.inf  # objective of the problem it was taken at
+        self._noise: float | None = None  # of curvature in float32
 
     def of(self, design: Design) -> "Curvature":
         """The same of a design of another type, to be refreshed on its own."""
@@ -70,27 +73,32 @@ class Curvature:
 
     def refresh(self, state: State, problem: int) -> None:
         """Take it anew at a problem once passes have cost as much as that does and its objective has moved."""
-        value = float(state.values()[problem])
+        value, strength = float(state.values()[problem]), float(state.lambda_L[problem])
         if self.preconditioner is None:
             rows = np.arange(len(self._design))
             if len(rows) > _SAMPLE:
                 rows = np.sort(self._rng.choice(len(rows), _SAMPLE, replace=False))
             share = self._targets.weight_N[rows] / self._targets.weight_N[rows].sum()
-            self.preconditioner = bound(self._take(rows), share, self._targets.outputs, intercept=self._intercept)
+            z_MD = self._take(rows, strength)
+            self.preconditioner = bound(z_MD, share, self._targets.outputs, intercept=self._intercept)
             self._spent, self._value = 0.0, value
             return
         moved = abs(value - self._value) > _MOVED * value or self.taken == 0
         if self._spent >= self._price() and moved:
             rows, share, p_MK = self._sample(state, problem)
-            self.preconditioner = two_level(self._take(rows), share, p_MK, self._unknowns(), intercept=self._intercept)
+            z_MD = self._take(rows, strength)
+            self.preconditioner = two_level(z_MD, share, p_MK, self._unknowns(), intercept=self._intercept)
             self._spent, self._value = 0.0, value
             self.taken += 1
 
-    def _take(self, rows: NDArray[np.int64]) -> Any:
+    def _take(self, rows: NDArray[np.int64], strength: float) -> Any:
         """Some rows, where they are and in the type that curvature is taken in."""
         z_MD = self._design.take(rows)
-        is_single = self._design.dim >= _SINGLE_FROM and self._design.dtype != np.float32
-        return cast(z_MD, np.float32) if is_single else z_MD
+        if self._design.dim < _SINGLE_FROM or self._design.dtype == np.float32:
+            return z_MD
+        if self._noise is None:
+            self._noise = _single_noise(z_MD)
+        return cast(z_MD, np.float32) if self._noise < strength < _LARGEST_SINGLE else z_MD
 
     def _price(self) -> float:
         """Multiply-adds that taking the curvature is worth, in terms of passes at their slower rate."""
@@ -127,6 +135,17 @@ class Curvature:
         chance_N = _inclusion(importance_N, wanted)
         rows = np.flatnonzero(self._rng.random(n) < chance_N)
         return rows, v_N[rows] / chance_N[rows], predict_rows(self._design.take(rows), weight_beside, bias_beside)
+
+
+def _single_noise(z_MD: Any) -> float:
+    """The least eigenvalue that float32 can tell from 0 in the curvature of some rows; infinite where it fails them."""
+    largest = float(abs(z_MD).max())
+    if largest > _LARGEST_SINGLE:
+        return np.inf
+    mean_D = z_MD.mean(axis=0)
+    spread = float(((z_MD - mean_D) ** 2).mean(axis=0).max())
+    eps = float(np.finfo(np.float32).eps)
+    return max(4 * eps * spread, (8 * eps * float(abs(mean_D).max())) ** 2)
 
 
 def _inclusion(importance_N: NDArray[np.float64], wanted: int) -> NDArray[np.float64]:

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tle.heads.exact.device import as_tensor, cast, fetch, send
+from tle.heads.exact.device import cast, fetch, send
+from tle.kernels.gram import as_tensor
 
 # Elements of a block. Of 128 to 2,048 rows of 1,280 features in float32, 256 to 1,024 made a pass over 10 columns 1.4
 # times as fast as one product over all rows, and each block costs a tenth of a millisecond besides.

@@ -4,11 +4,12 @@ What touches all rows is written once, with functions that both libraries have u
 arguments; here are those that they have not. No tensor, no import of torch.
 """
 
-import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+from tle.kernels.gram import as_tensor
 
 
 def library(array: Any) -> Any:
@@ -18,15 +19,6 @@ def library(array: Any) -> Any:
     import torch
 
     return torch
-
-
-def as_tensor(array: NDArray[Any]) -> Any:
-    """A tensor of the same memory if that is contiguous; of read-only memory too, so it is not to be written to."""
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(np.ascontiguousarray(array))
 
 
 def cast(array: Any, dtype: DTypeLike) -> Any:

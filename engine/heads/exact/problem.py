@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tle.errors import HeadError, UsageError
+from tle.heads.exact.certificate import certify
 from tle.heads.exact.design import Design
 from tle.heads.exact.device import fetch, library
 from tle.heads.exact.newton import can_finish, finish, is_small, solve_small
@@ -119,6 +120,8 @@ class Problem:
         size = (len(design), self.targets.outputs, design.dim)
         double = design.is_resident and design.dtype == np.float64
         small = double and is_small(*size)
+        # What was solved for combinations of rows is certified anew on the rows: the change of basis has roundings of its own.
+        reduced = len(design) < design.dim and (small or has_few_rows(len(design), design.dim))
         if small:
             stream = solve_small(
                 design, self.targets, list(c_of), tol=tol, max_passes=max_passes, intercept=self.intercept
@@ -142,8 +145,19 @@ class Problem:
                         found = finish(
                             design, self.targets, found, tol=tol, max_passes=max_passes, intercept=self.intercept
                         )
+                    reduced = reduced or len(design) < design.dim
+                if reduced:
+                    found = self._certify(found)
                 gap = found.gap + self.rounding(found)
                 yield c_of[found.strength], replace(found, gap=gap, is_certified=gap <= tol * found.objective)
+
+    def _certify(self, found: Solution) -> Solution:
+        """The same with its objective, its intercepts and its gap taken from the rows themselves."""
+        weight, bias, strength = found.weight_KD[None], found.bias_K[None], np.array([found.strength])
+        proven = certify(self.design, self.targets, weight, bias, strength, intercept=self.intercept)
+        value = float(proven.value_L[0])
+        gap = max(0.0, value - float(proven.lower_L[0]))
+        return replace(found, objective=value, gap=gap, bias_K=proven.bias_LK[0])
 
     def rounding(self, found: Solution) -> float:
         """What float64 can have made of an objective and its bound.
@@ -200,9 +214,18 @@ def make_problem(
         double: make passes in float64 however large the problem is.
         device: cpu, or cuda for what touches all rows. Problems of at most `SMALL_VALUES` numbers and those of few rows
             are NumPy's whatever it is.
+
+    Raises:
+        UsageError: weights so different that the smallest are nothing beside the others.
+        HeadError: the features do not fit on the device.
     """
     weight_N = np.ones(len(labels_N)) if weight_N is None else weight_N
     total = float(weight_N.sum())
+    if not (weight_N / total > 0).all():
+        raise UsageError(
+            f"sample weights from {weight_N.min():g} to {weight_N.max():g} are more than numbers can tell apart: leave out "
+            "the samples with the smallest"
+        )
     targets = Targets(np.ascontiguousarray(labels_N, np.int64), weight_N / total, outputs)
     device = "cpu" if has_few_rows(len(labels_N), features.shape[1]) else device
     return Problem(_make_design(features, rows, mean_D, scale_D, double, device), targets, total, intercept)
@@ -255,6 +278,10 @@ def _batches(stream: Iterator[Solution], size: int, multiply_adds: int) -> Itera
                 some = list(islice(stream, size))
             except np.linalg.LinAlgError as error:  # what a decomposition says of a matrix that is not finite
                 raise HeadError(_NOT_FINITE) from error
+            except RuntimeError as error:
+                if type(error).__name__ != "OutOfMemoryError":  # torch's, which may not have been imported
+                    raise
+                raise HeadError("the fit needs more memory than the device has free: take device=cpu") from error
         if not some:
             return
         for found in some:

@@ -5,6 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from tle.errors import HeadError, UsageError
+from tle.heads.exact.certificate import certify
 from tle.heads.exact.problem import make_label_problem, make_problem, solve_all_labels
 
 
@@ -78,3 +79,49 @@ def test_the_gap_allows_for_the_rounding_of_features_far_from_zero(make_rows):
     gaps = [next(make_problem(x_ND + far, labels_N, 3).solve([1.0], tol=1e-4))[1].relative_gap for far in (0.0, 1e6)]
     assert gaps[0] < 1e-12
     assert 1e-11 < gaps[1] < 1e-7
+
+
+@pytest.mark.parametrize(
+    ("n", "dim", "small", "finished"), [(10, 20, True, False), (10, 20, False, False), (18, 20, False, True)]
+)
+def test_what_was_solved_in_another_basis_is_certified_on_the_rows(monkeypatch, n, dim, small, finished):
+    """Columns of 1e8 beside columns of 1e-8: in a basis of the rows the small ones are lost to rounding."""
+    certified = []
+
+    def note(design, targets, weight, bias, strengths, *, intercept):
+        certified.append((design, certify(design, targets, weight, bias, strengths, intercept=intercept)))
+        return certified[-1][1]
+
+    if not small:
+        monkeypatch.setattr("tle.heads.exact.problem.is_small", lambda *size: False)
+    if not finished:
+        monkeypatch.setattr("tle.heads.exact.problem.can_finish", lambda *size: False)
+    monkeypatch.setattr("tle.heads.exact.problem.certify", note)
+    x_ND = np.random.default_rng(0).normal(size=(n, dim)) * np.append(1e8, np.full(dim - 1, 1e-8))
+    problem = make_problem(x_ND, np.arange(n) % 2, 2)
+    ((_, found),) = problem.solve([1e15], tol=1e-30)
+    ((design, proven),) = certified
+    assert design is problem.design
+    assert found.objective == proven.value_L[0]
+    assert found.gap == max(0.0, proven.value_L[0] - proven.lower_L[0]) + problem.rounding(found)
+    np.testing.assert_array_equal(found.bias_K, proven.bias_LK[0])
+
+
+def test_weights_that_are_nothing_beside_others_are_said():
+    weight_N = np.where(np.arange(30) % 3 == 0, 1e-300, 1e30)
+    with pytest.raises(UsageError, match=r"sample weights from 1e-300 to 1e\+30 are more than numbers can tell apart"):
+        make_problem(np.ones((30, 2)), np.arange(30) % 3, 3, weight_N=weight_N)
+
+
+def test_memory_that_runs_out_on_the_way_is_said(monkeypatch):
+    import torch
+
+    def full(*args, **settings):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+        yield
+
+    monkeypatch.setattr("tle.heads.exact.problem.solve_path", full)
+    monkeypatch.setattr("tle.heads.exact.problem.is_small", lambda *size: False)
+    problem = make_problem(np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 2, 2)
+    with pytest.raises(HeadError, match="more memory than the device has free: take device=cpu"):
+        list(problem.solve([1.0], tol=1e-4))
