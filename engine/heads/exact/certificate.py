@@ -26,12 +26,20 @@ from numpy.typing import NDArray
 
 from tle.heads.exact.design import Design
 from tle.heads.exact.device import cast, fetch, library, row_numbers, send, zeros
-from tle.heads.exact.objective import Targets, xent_double
+from tle.heads.exact.factors import factorise, solve
+from tle.heads.exact.objective import Targets, residuals_, xent_double
+from tle.heads.exact.preconditioner import MOST_COUPLED
 from tle.heads.exact.products import times
 
 _CENTRING_STEPS = 5
 _STREAMED_STEPS = 3  # half a pass each
 _SMALL_STEP = 1e-6
+# Steps of intercepts after which their couplings are taken anew, and rows that these are taken from: at least, and for each
+# class.
+_LARGE_STEP = 0.05
+_COUPLED_ROWS = 20_000
+_COUPLED_ROWS_A_CLASS = 50
+_FEW_CLASSES = 128
 _KEPT_BLOCK = 2**18
 
 
@@ -127,11 +135,13 @@ class _Logits:
                 times(cast(z_BD, np.float64), self.weight_DM, out=self.kept_NM[positions])
 
     def values(self, bias_LK: NDArray[np.float64]) -> Iterator[tuple[slice, Any]]:
-        """Logits, a block at a time, to be overwritten."""
-        if self.kept_NM is None:
-            yield from ((positions, r_BM) for positions, r_BM, _ in self.blocks(bias_LK))
-            return
+        """Logits, a block at a time, to be overwritten; in float64 where they are kept, else in the type of the rows."""
         (bias_M,) = send(self.design.tensor, bias_LK.reshape(-1))
+        if self.kept_NM is None:  # in the type of the rows: what is off by its rounding is paid for by the mixture
+            weight_DM = cast(self.weight_DM, self.design.dtype)
+            for positions, z_BD in self.design.blocks(sum(weight_DM.shape)):
+                yield positions, times(z_BD, weight_DM) + cast(bias_M, self.design.dtype)
+            return
         columns = len(bias_M)
         step = max(16, _KEPT_BLOCK // columns) if self.design.tensor is None else self.design.device_step(columns)
         for start in range(0, len(self.kept_NM), step):
@@ -147,35 +157,77 @@ class _Logits:
             yield positions, r_BM + bias_M, z_BD
 
 
+class _Coupling:
+    """How the intercepts' gradients of one problem move with its intercepts: sum_i v_i (diag(p_i) - p_i p_i^T).
+
+    Where there are many rows what classes have with one another is taken from some of them, and scaled so that what each has
+    with itself is exact. Where there are many classes they have nothing with one another, and steps are those of iterative
+    scaling, log(sum_i v_i p_i / N), which lower the objective whatever they have.
+
+    Source of the latter: Darroch & Ratcliff 1972, "Generalized iterative scaling for log-linear models".
+    """
+
+    def __init__(self, outputs: int, rows: int, like: Any) -> None:
+        self.own_K, self.sum_K = (zeros(outputs, np.float64, like) for _ in range(2))
+        self.all_KK = zeros((outputs, outputs), np.float64, like) if 1 < outputs <= MOST_COUPLED else None
+        self._stride = max(1, rows // max(_COUPLED_ROWS, _COUPLED_ROWS_A_CLASS * outputs))
+
+    def add(self, p_BK: Any, v_B: Any) -> None:
+        """Take some rows into account."""
+        self.own_K += v_B @ (p_BK * (1 - p_BK))
+        self.sum_K += v_B @ p_BK
+        if self.all_KK is not None:
+            p_BK, v_B = p_BK[:: self._stride], v_B[:: self._stride]
+            self.all_KK += library(p_BK).diag(v_B @ p_BK) - (p_BK * v_B[:, None]).T @ p_BK
+
+    def solve(self, delta_K: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The intercepts' steps."""
+        own_K, sum_K, *rest = fetch(self.own_K, self.sum_K, *([] if self.all_KK is None else [self.all_KK]))
+        if len(own_K) == 1:
+            return np.asarray(np.divide(delta_K, own_K, out=np.zeros_like(delta_K), where=own_K > 0))
+        if not rest:
+            count_K = np.maximum(sum_K - delta_K, np.finfo(np.float64).tiny)
+            return np.asarray(np.log(np.maximum(sum_K, np.finfo(np.float64).tiny) / count_K))
+        (all_KK,) = rest
+        if self._stride > 1:
+            sampled_K = np.diag(all_KK)
+            scale_K = np.sqrt(np.divide(own_K, sampled_K, out=np.ones_like(own_K), where=sampled_K > 0))
+            all_KK = all_KK * scale_K * scale_K[:, None]
+        if len(own_K) <= _FEW_CLASSES:
+            step_K = np.linalg.lstsq(all_KK, delta_K, rcond=1e-12)[0]
+        else:  # all intercepts together are not seen by a softmax: made stiff, they stay
+            step_K = solve(factorise(all_KK + own_K.mean() / len(own_K), 0.0), delta_K[:, None])[:, 0]
+        return np.asarray(step_K - step_K.mean())
+
+
 def _centre(logits: _Logits, targets: Targets, bias_LK: NDArray[np.float64]) -> NDArray[np.float64]:
     """Intercepts for which the probabilities sum to the labels, as nearly as a few steps get there."""
     problems, outputs = bias_LK.shape
-    xp = library(logits.weight_DM)
+    moved, couplings = np.inf, []
     for _ in range(_CENTRING_STEPS if logits.kept_NM is not None else _STREAMED_STEPS):
         delta_LK = zeros((problems, outputs), np.float64, logits.weight_DM)
-        hessian_LKK = zeros((problems, outputs, outputs), np.float64, logits.weight_DM)
+        fresh = moved > _LARGE_STEP
+        if fresh:
+            couplings = [_Coupling(outputs, len(logits.design), logits.weight_DM) for _ in range(problems)]
         for positions, r_BM in logits.values(bias_LK):
-            p_BLK = _probabilities(r_BM, targets, positions, problems)
-            v_B = targets.weights[positions]
-            for index in range(problems):
-                p_BK = p_BLK[:, index]
-                if outputs == 1:
-                    hessian_LKK[index] += v_B @ (p_BK * (1 - p_BK))
-                else:
-                    hessian_LKK[index] += xp.diag(v_B @ p_BK) - (p_BK * v_B[:, None]).T @ p_BK
-            delta_LK += r_BM.sum(axis=0).reshape(problems, outputs)
-        delta_LK, hessian_LKK = fetch(delta_LK, hessian_LKK)
-        step_LK = np.stack([np.linalg.lstsq(h, d, rcond=1e-12)[0] for h, d in zip(hessian_LKK, delta_LK, strict=True)])
+            residuals_(r_BM, targets, positions, problems)
+            if fresh:
+                p_BLK = _probabilities(r_BM, targets, positions, problems)
+                for index, coupling in enumerate(couplings):
+                    coupling.add(p_BLK[:, index], targets.weights[positions])
+            delta_LK += r_BM.sum(axis=0, dtype=delta_LK.dtype).reshape(problems, outputs)
+        (found_LK,) = fetch(delta_LK)
+        step_LK = np.stack([coupling.solve(own) for coupling, own in zip(couplings, found_LK, strict=True)])
         bias_LK = bias_LK - step_LK.clip(-1.0, 1.0)
-        if np.abs(step_LK).max() < _SMALL_STEP:  # what is left is of the order of its square
+        moved = float(np.abs(step_LK).max())
+        if moved < _SMALL_STEP:  # what is left is of the order of its square
             break
     return bias_LK
 
 
 def _probabilities(r_BM: Any, targets: Targets, positions: slice, problems: int) -> Any:
-    """(B, L, K) probabilities; the logits become weighted residuals."""
+    """Probabilities float64 (B, L, K) from weighted residuals."""
     label, v_B = targets.labels[positions], targets.weights[positions]
-    xent_double(r_BM, targets, positions, problems)
     safe_B = library(v_B).where(v_B > 0, v_B, 1.0)
     p_BLK = r_BM.reshape(len(r_BM), problems, -1) / safe_B[:, None, None]
     if targets.is_sigmoid:
@@ -203,6 +255,9 @@ def _label_sums(z_BD: Any, v_B: Any, labels: Any, outputs: int) -> Any:
     """Sum v y z^T: (K, D), or (L, D) of sigmoids."""
     if labels.ndim == 2:
         return (labels * v_B[:, None]).T @ z_BD
-    one_hot = zeros((len(z_BD), outputs), np.float64, z_BD)
-    one_hot[row_numbers(z_BD), labels] = v_B
-    return one_hot.T @ z_BD
+    if not isinstance(z_BD, np.ndarray):
+        return zeros((outputs, z_BD.shape[1]), np.float64, z_BD).index_add_(0, labels, v_B[:, None] * z_BD)
+    from scipy.sparse import csr_array
+
+    starts_B = np.arange(len(labels) + 1)
+    return csr_array((v_B, labels, starts_B), shape=(len(labels), outputs)).T @ z_BD

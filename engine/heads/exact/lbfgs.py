@@ -19,6 +19,11 @@ from numpy.typing import DTypeLike, NDArray
 from tle.heads.exact.objective import Evaluation
 
 PAIRS = 20
+# Numbers of all pairs' steps, at most, of which there are then fewer, but some; and of a problem up to which what is made of
+# them for one lambda is kept: 1 GiB of float32 twice, and as much again.
+_PAIR_VALUES = 2**28
+_LEAST_PAIRS = 5
+_KEPT_UNKNOWNS = 2**22
 _ARMIJO = 1e-4
 _SHORTEST = 1e-10
 _LEAST_SCALE = 0.05
@@ -63,15 +68,17 @@ class Pair:
     def penalised(self, lambda_L: NDArray[np.float64], weights: int) -> tuple[NDArray[Any], NDArray[np.float64]]:
         """The y of the objective, whose first unknowns are so many weights, and 1 / s^T y, or 0 for a pair not to be used.
 
-        They are made once for as long as lambda stays the same.
+        Unless they are large they are made once for as long as lambda stays the same.
         """
-        if self._penalised is None or not np.array_equal(self._penalised[0], lambda_L):
+        found = self._penalised
+        if found is None or not np.array_equal(found[0], lambda_L):
             full_LU = self.y_LU.copy()
             full_LU[:, :weights] += lambda_L[:, None].astype(full_LU.dtype) * self.s_LU[:, :weights]
             product_L = _dot(self.s_LU, full_LU)
             usable = self.kept_L & (product_L > 0)
-            self._penalised = lambda_L, full_LU, np.where(usable, 1.0 / np.where(usable, product_L, 1.0), 0.0)
-        return self._penalised[1:]
+            found = lambda_L, full_LU, np.where(usable, 1.0 / np.where(usable, product_L, 1.0), 0.0)
+            self._penalised = found if full_LU.size <= _KEPT_UNKNOWNS else None
+        return found[1:]
 
 
 @dataclass(slots=True, eq=False)
@@ -232,7 +239,7 @@ def _store(
         kept = np.zeros(problems, bool)
         s[active], y[active], kept[active] = pair.s_LU, pair.y_LU, pair.kept_L
         state.pairs.append(Pair(s, y, kept))
-    del state.pairs[:-PAIRS]
+    del state.pairs[: -int(np.clip(_PAIR_VALUES // pair.s_LU.size, _LEAST_PAIRS, PAIRS))]
 
 
 def _take(state: State, active: NDArray[np.int64]) -> State:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tle.heads.exact.design import Design
-from tle.heads.exact.device import cast, fetch, library, row_numbers, send, zeros
+from tle.heads.exact.device import cast, dtype_of, fetch, library, row_numbers, send, zeros
 from tle.heads.exact.products import add_outer, times
 from tle.kernels.softmax_xent import sigmoid_xent_, softmax_xent_
 
@@ -117,18 +117,11 @@ def evaluate(
     slope_N: Any = None
     if unsure_N is not None:
         slope_N = unsure_N if design.tensor is None else zeros(len(design), dtype, weight_DM)
-    weight_N, xp = cast(targets.weights, dtype), library(weight_DM)
+    xp = library(weight_DM)
     for positions, z_BD in design.blocks(problems * outputs):
         r_BM = times(z_BD, weight_DM)
         r_BM += bias_M
-        if dtype == np.float32:
-            if targets.is_sigmoid:
-                loss_L += sigmoid_xent_(r_BM, targets.labels[positions], weight_N[positions])
-            else:
-                r_BLK = r_BM.reshape(len(r_BM), problems, outputs)
-                loss_L += softmax_xent_(r_BLK, targets.labels[positions], weight_N[positions])
-        else:
-            loss_L += xent_double(r_BM, targets, positions, problems)[0]
+        loss_L += residuals_(r_BM, targets, positions, problems)
         add_outer(grad_MD, r_BM, z_BD)
         grad_M += r_BM.sum(axis=0, dtype=xp.float64)
         if slope_N is not None:
@@ -141,6 +134,16 @@ def evaluate(
         unsure_N[...] = slopes[0]
     shape = (problems, outputs, dim)
     return Evaluation(loss_L, grad_MD.reshape(shape), grad_M.reshape(shape[:2]))
+
+
+def residuals_(logits_BM: Any, targets: Targets, positions: slice, problems: int) -> Any:
+    """Weighted loss of each problem, float64 (L,); the logits become weighted residuals, in their own type."""
+    if dtype_of(logits_BM) != np.float32:
+        return xent_double(logits_BM, targets, positions, problems)[0]
+    label, v_B = targets.labels[positions], cast(targets.weights[positions], np.float32)
+    if targets.is_sigmoid:
+        return sigmoid_xent_(logits_BM, label, v_B)
+    return softmax_xent_(logits_BM.reshape(len(logits_BM), problems, -1), label, v_B)
 
 
 def xent_double(logits_BM: Any, targets: Targets, positions: slice, problems: int) -> tuple[Any, Any]:

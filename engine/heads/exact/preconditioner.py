@@ -33,6 +33,8 @@ from tle.heads.exact.products import times
 
 _MIN_DIRECTIONS = 3
 KEPT_FACTORS = 4
+# Classes up to which a matrix of them is decomposed: 4,000 took 18 s, and with each eight times as many operations.
+MOST_COUPLED = 2048
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +45,7 @@ class Preconditioner:
         centre_D: weighted mean of the rows; 0 without intercept.
         basis_DD: U, by descending curvature.
         curvature_D: a, float64.
-        mixing_KK: Q.
+        mixing_KK: Q; None for 1, where the classes are too many for a matrix of them.
         shares_K: s, float64; 0 for the direction that a softmax does not see.
         dense: Hessian of the R leading directions and the intercept, (K (R + 1))^2, or None.
         directions: R.
@@ -74,10 +76,10 @@ class Preconditioner:
             grad = grad - cast(bias[:, :, None], dtype) * self.centre_D
         problems, outputs, dim = grad.shape
         rotated = (grad.reshape(-1, dim) @ self.basis_DD).reshape(problems, outputs, dim)
-        step = self.mixing_KK.T @ rotated
+        step = 1.0 * rotated if self.mixing_KK is None else self.mixing_KK.T @ rotated
         step /= cast(self.shares_K[None, :, None] * self.curvature_D + strengths[:, None, None], dtype)
         step[:, self.shares_K == 0.0] = 0.0
-        step = self.mixing_KK @ step
+        step = step if self.mixing_KK is None else self.mixing_KK @ step
         step_bias = zeros((problems, outputs), np.float64, step)
         if self.dense is not None:
             r = self.directions
@@ -92,8 +94,11 @@ class Preconditioner:
                     step_bias[index] = found[:, r]
         elif self.intercept:
             shares_K = library(step).where(self.shares_K > 0, self.shares_K, np.inf) * self.unit
-            mixing_KK = cast(self.mixing_KK, np.float64)
-            step_bias[...] = (bias @ mixing_KK / shares_K) @ mixing_KK.T
+            if self.mixing_KK is None:
+                step_bias[...] = bias / shares_K
+            else:
+                mixing_KK = cast(self.mixing_KK, np.float64)
+                step_bias[...] = (bias @ mixing_KK / shares_K) @ mixing_KK.T
         step = _times_transposed(step.reshape(-1, dim), self.basis_DD).reshape(problems, outputs, dim)
         if self.intercept:
             step_bias -= step @ self.centre_D
@@ -137,9 +142,11 @@ def two_level(z_MD: Any, share_M: NDArray[np.float64], p_MK: Any, unknowns: int,
     centre_D, gram_DD = weighted_gram(z_MD, weight_M, intercept=intercept)
     values_D, basis_DD = eigh(gram_DD)
     curvature_D = cast(values_D, np.float64).clip(0.0) * total
+    mixing_KK = None
     if outputs == 1:
         shares_K = zeros(1, np.float64, z_MD) + 1.0
-        mixing_KK = shares_K[:, None]
+    elif outputs > MOST_COUPLED:
+        shares_K = share_M @ (p_MK * (1 - p_MK)) / total
     else:
         confusion_KK = (xp.diag(share_M @ p_MK) - (p_MK * share_M[:, None]).T @ p_MK) / total
         shares_K, mixing_KK = eigh(confusion_KK)
@@ -148,7 +155,7 @@ def two_level(z_MD: Any, share_M: NDArray[np.float64], p_MK: Any, unknowns: int,
     if outputs <= unknowns // (_MIN_DIRECTIONS + 1):
         r = min(dim, unknowns // outputs - 1)
         dense = _dense(z_MD, centre_D, basis_DD[:, :r], share_M, p_MK, intercept=intercept)
-    mixing_KK = cast(mixing_KK, dtype_of(z_MD))
+    mixing_KK = None if mixing_KK is None else cast(mixing_KK, dtype_of(z_MD))
     return Preconditioner(centre_D, basis_DD, curvature_D, mixing_KK, shares_K, dense, r, intercept, total)
 
 

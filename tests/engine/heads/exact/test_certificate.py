@@ -50,6 +50,31 @@ def test_problems_are_certified_on_their_own(make_rows, as_design, as_targets):
         assert together.lower_L[index] == pytest.approx(alone.lower_L[0], rel=1e-6, abs=1e-9)
 
 
+@pytest.mark.parametrize("kept", [2**26, 0])
+@pytest.mark.parametrize(
+    "settings",
+    [{"_FEW_CLASSES": 2}, {"_COUPLED_ROWS": 100, "_COUPLED_ROWS_A_CLASS": 1}, {"MOST_COUPLED": 2}],
+    ids=["by Cholesky", "from some rows", "one by one"],
+)
+def test_intercepts_of_many_classes_are_centred_as_those_of_few(
+    make_rows, as_design, as_targets, best_value, value_of, monkeypatch, settings, kept
+):
+    x_ND, labels_N, share_N = make_rows(400, 5, 6)
+    design, targets = as_design(x_ND), as_targets(labels_N, share_N)
+    optimum = best_value(x_ND, labels_N, share_N, 6, 0.1)
+    (near,) = solve_path(design, targets, [0.1], tol=1e-9)
+    off_K = np.random.default_rng(0).normal(size=6)
+    for name, value in (settings | {"_KEPT_LOGITS": kept}).items():
+        monkeypatch.setattr(f"tle.heads.exact.certificate.{name}", value)
+    for size in (0.01, 0.5):
+        bias_K = near.bias_K + size * off_K
+        found = certify(design, targets, near.weight_KD[None], bias_K[None], np.array([0.1]), intercept=True)
+        begun = value_of(x_ND, labels_N, share_N, near.weight_KD, bias_K, 0.1)
+        assert found.lower_L[0] <= optimum * (1 + 1e-12)
+        assert optimum * (1 - 1e-12) <= found.value_L[0] < begun
+        assert found.value_L[0] - optimum < 0.05 * (begun - optimum)
+
+
 def test_logits_that_are_not_kept_change_nothing_of_note(make_rows, as_design, as_targets, monkeypatch):
     x_ND, labels_N, share_N = make_rows(50, 3, 3)
     (near,) = solve_path(as_design(x_ND), as_targets(labels_N, share_N), [0.1], tol=1e-3)

@@ -22,4 +22,6 @@ def test_logits_that_are_not_kept_change_nothing(monkeypatch, dtype):
     for left, right in zip(kept, streamed, strict=True):
         assert right.is_certified
         assert right.objective == pytest.approx(left.objective, rel=1e-12)
-        assert right.gap == pytest.approx(left.gap, rel=1e-3, abs=1e-9)
+        # Intercepts are centred in the type of the rows.
+        single = dtype == "float32"
+        assert right.gap == pytest.approx(left.gap, rel=0.1 if single else 1e-3, abs=1e-7 if single else 1e-9)

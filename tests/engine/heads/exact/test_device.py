@@ -98,9 +98,10 @@ def test_a_certificate_says_the_same(device, monkeypatch, kind, intercept, kept)
     ours = certify(rows.on_device(device), *given, intercept=intercept)
     theirs = certify(rows, *given, intercept=intercept)
     assert theirs.lower_L.min() > 0
-    np.testing.assert_allclose(ours.value_L, theirs.value_L, rtol=1e-12)
-    np.testing.assert_allclose(ours.lower_L, theirs.lower_L, rtol=1e-10)
-    np.testing.assert_allclose(ours.bias_LK, theirs.bias_LK, atol=1e-10)
+    single = intercept and not kept  # intercepts are then centred in float32
+    np.testing.assert_allclose(ours.value_L, theirs.value_L, rtol=1e-9 if single else 1e-12)
+    np.testing.assert_allclose(ours.lower_L, theirs.lower_L, rtol=1e-7 if single else 1e-10)
+    np.testing.assert_allclose(ours.bias_LK, theirs.bias_LK, atol=1e-4 if single else 1e-10)
 
 
 @pytest.mark.parametrize("stored", ["float16", "float32"])
