@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from tle.cores import usable_cores
+
 # Multiply-adds of one product below which one thread does it. On 2 shared cores, logistic regression by scikit-learn:
 # 1,257 x 64 x 10 took 0.8 ms an iteration with one thread and 7 to 22 with two, 6,000 x 1,280 x 10 took 22 and 53 to
 # 400; only from 30,000 x 1,280 x 10 on could two be faster. Training a linear layer on 1,298 x 1,280 in batches of 129:
@@ -14,10 +16,12 @@ ONE_THREAD_BELOW = 2**27
 
 @contextmanager
 def blas_threads(multiply_adds: int) -> Iterator[None]:
-    """Inside, BLAS and OpenMP use one thread if products are small; as many as before if they are not."""
+    """Inside, BLAS and OpenMP use one thread if products are small; else as many as before, but no more than cores."""
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-    with threadpool_limits(1 if multiply_adds < ONE_THREAD_BELOW else None):
+    cores = usable_cores()
+    large = cores if blas_thread_count() > cores else None
+    with threadpool_limits(1 if multiply_adds < ONE_THREAD_BELOW else large):
         yield
 
 
@@ -48,8 +52,9 @@ def torch_threads(multiply_adds: int) -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads()
-    if multiply_adds < ONE_THREAD_BELOW:
-        torch.set_num_threads(1)
+    wanted = 1 if multiply_adds < ONE_THREAD_BELOW else min(before, usable_cores())
+    if wanted != before:
+        torch.set_num_threads(wanted)
     try:
         yield
     finally:
