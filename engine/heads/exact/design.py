@@ -22,6 +22,8 @@ from tle.kernels.gram import as_tensor
 # Elements of a block. Of 128 to 2,048 rows of 1,280 features in float32, 256 to 1,024 made a pass over 10 columns 1.4
 # times as fast as one product over all rows, and each block costs a tenth of a millisecond besides.
 _BLOCK_VALUES = 2**20
+# And of what is made of a block: 64 MiB of float64, some times as many while a certificate is made.
+_MADE_VALUES = 2**23
 # Values that may be made at a time on a device, where short blocks wait for their start: 128 MiB of float32, of which a
 # certificate in float64 makes some ten times as much. An H100 starts what a block needs in 0.8 ms, and a pass over 20,000 x
 # 1,280 rows of 10 classes keeps it busy for 0.24.
@@ -110,7 +112,7 @@ class Design:
             columns: values that are made for each row of a block.
         """
         if self.tensor is None:
-            yield from self._host_blocks()
+            yield from self._host_blocks(columns)
             return
         is_cast = self.tensor.element_size() != self.dtype.itemsize
         step = self.device_step(columns + self.dim if is_cast else columns)
@@ -118,8 +120,8 @@ class Design:
             positions = slice(start, min(start + step, len(self)))
             yield positions, cast(self.tensor[positions], self.dtype)
 
-    def _host_blocks(self) -> Iterator[tuple[slice, NDArray[Any]]]:
-        step = max(16, _BLOCK_VALUES // max(self.dim, 1))
+    def _host_blocks(self, columns: int) -> Iterator[tuple[slice, NDArray[Any]]]:
+        step = max(16, min(_BLOCK_VALUES // max(self.dim, 1), _MADE_VALUES // columns))
         if self.is_resident:
             for start in range(0, len(self), step):
                 positions = slice(start, min(start + step, len(self)))

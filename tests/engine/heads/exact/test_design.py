@@ -58,3 +58,14 @@ def test_float16_rows_are_converted_exactly_whoever_does_it(monkeypatch, limit):
     features.setflags(write=False)
     found = Design(features, None, None, None, np.dtype(np.float32)).load().features
     np.testing.assert_array_equal(found, features.astype(np.float32))
+
+
+def test_blocks_are_shorter_where_much_is_made_of_a_row(monkeypatch):
+    monkeypatch.setattr(design_module, "_BLOCK_VALUES", 400)
+    monkeypatch.setattr(design_module, "_MADE_VALUES", 1000)
+    features = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float16)
+    streamed = Design(features, None, None, None, np.dtype(np.float32))
+    for design in (streamed, streamed.load()):
+        assert [len(z_BD) for _, z_BD in design.blocks()] == [100, 100, 100]
+        assert {len(z_BD) for _, z_BD in design.blocks(20)} == {50}
+        assert {len(z_BD) for _, z_BD in design.blocks(1000)} == {16, 300 % 16}
