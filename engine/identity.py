@@ -58,13 +58,15 @@ def finetuned_spec(base_spec: Mapping[str, Any], weights_digest: str, *, precisi
 def spec_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     """What two specs differ in, as `key: a instead of b`, for an error message."""
     differing = []
-    for section in ("backbone", "preprocess", "view"):
+    for section, prefix in (("backbone", ""), ("preprocess", ""), ("view", "view ")):
         a, b = ours.get(section, {}), theirs.get(section, {})
         if section == "view" and bool(a) != bool(b):
             differing.append(f"view: {'one' if a else 'none'} instead of {'one' if b else 'none'}")
             continue
         differing += [
-            f"{key}: {a.get(key)} instead of {b.get(key)}" for key in sorted({*a, *b}) if a.get(key) != b.get(key)
+            f"{prefix}{key}: {a.get(key)} instead of {b.get(key)}"
+            for key in sorted({*a, *b})
+            if a.get(key) != b.get(key)
         ]
     for key in ("decoder", "precision"):
         if ours.get(key) != theirs.get(key):

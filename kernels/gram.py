@@ -102,7 +102,9 @@ def copy_rows(source: NDArray[np.floating[Any]], into: NDArray[np.floating[Any]]
     if source.dtype != np.float16 or not source.flags.c_contiguous:
         into[...] = source
         return
-    as_tensor(into).copy_(as_tensor(source))
+    import torch
+
+    torch.from_numpy(into).copy_(as_tensor(source))
 
 
 def as_tensor(array: NDArray[Any]) -> "torch.Tensor":

@@ -20,7 +20,7 @@ def blas_threads(multiply_adds: int) -> Iterator[None]:
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     cores = usable_cores()
-    large = cores if blas_thread_count() > cores else None
+    large = {"blas": cores} if blas_thread_count() > cores else None
     with threadpool_limits(1 if multiply_adds < ONE_THREAD_BELOW else large):
         yield
 

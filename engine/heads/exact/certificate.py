@@ -40,6 +40,7 @@ _LARGE_STEP = 0.05
 _COUPLED_ROWS = 20_000
 _COUPLED_ROWS_A_CLASS = 50
 _FEW_CLASSES = 128
+_SINGLE_ROUNDING = 1e-6
 _KEPT_BLOCK = 2**18
 
 
@@ -161,42 +162,40 @@ class _Coupling:
     """How the intercepts' gradients of one problem move with its intercepts: sum_i v_i (diag(p_i) - p_i p_i^T).
 
     Where there are many rows what classes have with one another is taken from some of them, and scaled so that what each has
-    with itself is exact. Where there are many classes they have nothing with one another, and steps are those of iterative
-    scaling, log(sum_i v_i p_i / N), which lower the objective whatever they have.
-
-    Source of the latter: Darroch & Ratcliff 1972, "Generalized iterative scaling for log-linear models".
+    with itself is exact. Where there are many classes the latter is all. Steps can go too far then; `_centre` takes them back.
     """
 
     def __init__(self, outputs: int, rows: int, like: Any) -> None:
-        self.own_K, self.sum_K = (zeros(outputs, np.float64, like) for _ in range(2))
+        self.own_K = zeros(outputs, np.float64, like)
         self.all_KK = zeros((outputs, outputs), np.float64, like) if 1 < outputs <= MOST_COUPLED else None
         self._stride = max(1, rows // max(_COUPLED_ROWS, _COUPLED_ROWS_A_CLASS * outputs))
 
     def add(self, p_BK: Any, v_B: Any) -> None:
         """Take some rows into account."""
+        p_BK = p_BK.clip(0.0, 1.0)  # of float32 they can be a rounding beyond
         self.own_K += v_B @ (p_BK * (1 - p_BK))
-        self.sum_K += v_B @ p_BK
         if self.all_KK is not None:
             p_BK, v_B = p_BK[:: self._stride], v_B[:: self._stride]
             self.all_KK += library(p_BK).diag(v_B @ p_BK) - (p_BK * v_B[:, None]).T @ p_BK
 
     def solve(self, delta_K: NDArray[np.float64]) -> NDArray[np.float64]:
         """The intercepts' steps."""
-        own_K, sum_K, *rest = fetch(self.own_K, self.sum_K, *([] if self.all_KK is None else [self.all_KK]))
-        if len(own_K) == 1:
-            return np.asarray(np.divide(delta_K, own_K, out=np.zeros_like(delta_K), where=own_K > 0))
+        own_K, *rest = fetch(self.own_K, *([] if self.all_KK is None else [self.all_KK]))
         if not rest:
-            count_K = np.maximum(sum_K - delta_K, np.finfo(np.float64).tiny)
-            return np.asarray(np.log(np.maximum(sum_K, np.finfo(np.float64).tiny) / count_K))
+            with np.errstate(over="ignore"):  # steps are clipped
+                return np.asarray(np.divide(delta_K, own_K, out=np.zeros_like(delta_K), where=own_K > 0))
         (all_KK,) = rest
         if self._stride > 1:
             sampled_K = np.diag(all_KK)
             scale_K = np.sqrt(np.divide(own_K, sampled_K, out=np.ones_like(own_K), where=sampled_K > 0))
             all_KK = all_KK * scale_K * scale_K[:, None]
+        # All intercepts together are not seen by a softmax: made stiff, they stay. Rounding, and rows that stand for others,
+        # would leave them next to no curvature instead of none.
+        all_KK = all_KK + own_K.mean() / len(own_K)
         if len(own_K) <= _FEW_CLASSES:
             step_K = np.linalg.lstsq(all_KK, delta_K, rcond=1e-12)[0]
-        else:  # all intercepts together are not seen by a softmax: made stiff, they stay
-            step_K = solve(factorise(all_KK + own_K.mean() / len(own_K), 0.0), delta_K[:, None])[:, 0]
+        else:
+            step_K = solve(factorise(all_KK, 0.0), delta_K[:, None])[:, 0]
         return np.asarray(step_K - step_K.mean())
 
 
@@ -204,19 +203,24 @@ def _centre(logits: _Logits, targets: Targets, bias_LK: NDArray[np.float64]) -> 
     """Intercepts for which the probabilities sum to the labels, as nearly as a few steps get there."""
     problems, outputs = bias_LK.shape
     moved, couplings = np.inf, []
+    best_L, best_LK = np.full(problems, np.inf), bias_LK
     for _ in range(_CENTRING_STEPS if logits.kept_NM is not None else _STREAMED_STEPS):
-        delta_LK = zeros((problems, outputs), np.float64, logits.weight_DM)
+        delta_LK, loss_L = (zeros(s, np.float64, logits.weight_DM) for s in ((problems, outputs), problems))
         fresh = moved > _LARGE_STEP
         if fresh:
             couplings = [_Coupling(outputs, len(logits.design), logits.weight_DM) for _ in range(problems)]
         for positions, r_BM in logits.values(bias_LK):
-            residuals_(r_BM, targets, positions, problems)
+            loss_L += residuals_(r_BM, targets, positions, problems)
             if fresh:
                 p_BLK = _probabilities(r_BM, targets, positions, problems)
                 for index, coupling in enumerate(couplings):
                     coupling.add(p_BLK[:, index], targets.weights[positions])
             delta_LK += r_BM.sum(axis=0, dtype=delta_LK.dtype).reshape(problems, outputs)
-        (found_LK,) = fetch(delta_LK)
+        found_LK, found_L = fetch(delta_LK, loss_L)
+        better = found_L <= best_L * (1 + _SINGLE_ROUNDING)
+        if not better.all():  # a step that went too far is taken back, and no other made
+            return np.where(better[:, None], bias_LK, best_LK)
+        best_L, best_LK = found_L, bias_LK
         step_LK = np.stack([coupling.solve(own) for coupling, own in zip(couplings, found_LK, strict=True)])
         bias_LK = bias_LK - step_LK.clip(-1.0, 1.0)
         moved = float(np.abs(step_LK).max())

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tle.heads.exact.certificate import certify
+from tle.heads.exact.design import Design
 from tle.heads.exact.objective import Targets
 from tle.heads.exact.path import solve_path
 
@@ -73,6 +74,36 @@ def test_intercepts_of_many_classes_are_centred_as_those_of_few(
         assert found.lower_L[0] <= optimum * (1 + 1e-12)
         assert optimum * (1 - 1e-12) <= found.value_L[0] < begun
         assert found.value_L[0] - optimum < 0.05 * (begun - optimum)
+
+
+@pytest.mark.parametrize("classes", [3, 40])
+def test_intercepts_of_many_rows_in_float32_are_centred(monkeypatch, classes):
+    """Probabilities of float32 do not sum to 1, and some rows stand for all: together intercepts must stay all the same."""
+    rng = np.random.default_rng(0)
+    labels_N = rng.integers(0, classes, 20_000)
+    x_ND = (rng.normal(size=(classes, 8))[labels_N] + rng.normal(size=(20_000, 8))).astype(np.float32)
+    design = Design(x_ND, None, None, None, np.dtype(np.float32))
+    targets = Targets(labels_N, np.full(20_000, 1 / 20_000), classes)
+    (near,) = solve_path(design, targets, [1e-3], tol=1e-3)
+    given = (near.weight_KD[None], near.bias_K[None], np.array([1e-3]))
+    want = certify(design, targets, *given, intercept=True)
+    monkeypatch.setattr("tle.heads.exact.certificate._KEPT_LOGITS", 0)
+    monkeypatch.setattr("tle.heads.exact.certificate._COUPLED_ROWS", 2000)
+    found = certify(design, targets, *given, intercept=True)
+    assert found.value_L[0] == pytest.approx(want.value_L[0], rel=1e-7)
+    assert found.lower_L[0] == pytest.approx(want.lower_L[0], rel=1e-4)
+
+
+def test_a_step_of_the_intercepts_that_goes_too_far_is_taken_back(
+    make_rows, as_design, as_targets, value_of, monkeypatch
+):
+    x_ND, labels_N, share_N = make_rows(60, 4, 3)
+    bias_K = np.array([0.3, -0.2, -0.1])
+    given = (np.zeros((1, 3, 4)), bias_K[None], np.array([0.1]))
+    monkeypatch.setattr("tle.heads.exact.certificate._Coupling.solve", lambda self, delta_K: -20 * delta_K)
+    found = certify(as_design(x_ND), as_targets(labels_N, share_N), *given, intercept=True)
+    np.testing.assert_array_equal(found.bias_LK[0], bias_K)
+    assert found.value_L[0] == pytest.approx(value_of(x_ND, labels_N, share_N, np.zeros((3, 4)), bias_K, 0.1))
 
 
 def test_logits_that_are_not_kept_change_nothing_of_note(make_rows, as_design, as_targets, monkeypatch):
