@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tle.heads.exact.device import cast, dtype_of, fetch, send, zeros
-from tle.heads.exact.factors import factorise, solve
-from tle.heads.exact.preconditioner import KEPT_FACTORS, weighted_gram
+from tle.heads.exact.factors import factor_of, solve
+from tle.heads.exact.preconditioner import weighted_gram
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +52,8 @@ class Bound:
         for strength in np.unique(lambda_L):
             (rows,) = send(right, np.flatnonzero(lambda_L == strength))
             columns_DM = right[rows].reshape(-1, right.shape[2]).T
-            step[rows] = solve(self._factor(float(strength)), columns_DM).T.reshape(-1, *right.shape[1:])
+            factor = factor_of(self.factors, float(strength), self.curvature_DD, float(strength))
+            step[rows] = solve(factor, columns_DM).T.reshape(-1, *right.shape[1:])
         bias = bias / self.share if self.intercept else zeros(tuple(bias.shape), np.float64, bias)
         if right.shape[1] > 1:  # what moves all classes alike is not seen by a softmax
             step -= step.mean(axis=1, keepdims=True)
@@ -61,13 +62,6 @@ class Bound:
             bias = bias - step @ self.centre_D
         bias, step = fetch(bias, step)
         return step.astype(grad_LKD.dtype, copy=False), bias
-
-    def _factor(self, strength: float) -> Any:
-        if strength not in self.factors:
-            if len(self.factors) == KEPT_FACTORS:
-                self.factors.clear()
-            self.factors[strength] = factorise(self.curvature_DD, strength)
-        return self.factors[strength]
 
 
 def bound(z_MD: Any, share_M: NDArray[np.float64], outputs: int, *, intercept: bool) -> Bound:

@@ -12,6 +12,7 @@ from scipy import linalg
 from tle.heads.exact.device import cast, dtype_of, library, send
 
 _TINY = 1e-30
+_KEPT_FACTORS = 4
 
 
 def eigh(matrix_DD: Any) -> tuple[Any, Any]:
@@ -47,6 +48,15 @@ def factorise(matrix_DD: Any, diagonal: NDArray[np.float64] | float) -> Any:
     while (factor_DD := _cholesky(matrix_DD, np.full(len(matrix_DD), 1.0) * diagonal + noise)) is None:
         noise *= 8
     return factor_DD
+
+
+def factor_of(factors: dict[float, Any], strength: float, matrix_DD: Any, diagonal: NDArray[np.float64] | float) -> Any:
+    """What `factorise` gives for a strength, out of those that are there; they are the last few."""
+    if strength not in factors:
+        if len(factors) == _KEPT_FACTORS:
+            factors.clear()
+        factors[strength] = factorise(matrix_DD, diagonal)
+    return factors[strength]
 
 
 def solve(factor_DD: Any, right_DM: Any) -> Any:

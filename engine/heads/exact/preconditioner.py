@@ -28,11 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tle.heads.exact.device import cast, dtype_of, fetch, library, send, zeros
-from tle.heads.exact.factors import eigh, factorise, solve
+from tle.heads.exact.factors import eigh, factor_of, solve
 from tle.heads.exact.products import times
 
 _MIN_DIRECTIONS = 3
-KEPT_FACTORS = 4
 # Classes up to which a matrix of them is decomposed: 4,000 took 18 s, and with each eight times as many operations.
 MOST_COUPLED = 2048
 
@@ -47,7 +46,7 @@ class Preconditioner:
         curvature_D: a, float64.
         mixing_KK: Q; None for 1, where the classes are too many for a matrix of them.
         shares_K: s, float64; 0 for the direction that a softmax does not see.
-        dense: Hessian of the R leading directions and the intercept, (K (R + 1))^2, or None.
+        dense: Hessian of the R leading directions and the intercept, (K (R + 1))^2, in the type of U, or None.
         directions: R.
         intercept: whether there is one.
         unit: what a share of 1 is worth for the intercept: h.
@@ -106,15 +105,11 @@ class Preconditioner:
         return step.astype(grad_LKD.dtype, copy=False), step_bias
 
     def _factor(self, strength: float) -> Any:
-        """Cholesky factor of the dense block at one lambda, in the type of the basis."""
-        if strength not in self.factors:
-            diagonal = np.full((len(self.shares_K), self.directions + self.intercept), strength)
-            if self.intercept:
-                diagonal[:, -1] = 0.0
-            if len(self.factors) == KEPT_FACTORS:
-                self.factors.clear()
-            self.factors[strength] = factorise(cast(self.dense, dtype_of(self.basis_DD)), diagonal.reshape(-1))
-        return self.factors[strength]
+        """Cholesky factor of the dense block at one lambda."""
+        diagonal = np.full((len(self.shares_K), self.directions + self.intercept), strength)
+        if self.intercept:
+            diagonal[:, -1] = 0.0
+        return factor_of(self.factors, strength, self.dense, diagonal.reshape(-1))
 
 
 def _times_transposed(rows_MD: Any, basis_DD: Any) -> Any:
@@ -154,7 +149,7 @@ def two_level(z_MD: Any, share_M: NDArray[np.float64], p_MK: Any, unknowns: int,
     dense, r = None, 0
     if outputs <= unknowns // (_MIN_DIRECTIONS + 1):
         r = min(dim, unknowns // outputs - 1)
-        dense = _dense(z_MD, centre_D, basis_DD[:, :r], share_M, p_MK, intercept=intercept)
+        dense = cast(_dense(z_MD, centre_D, basis_DD[:, :r], share_M, p_MK, intercept=intercept), dtype_of(z_MD))
     mixing_KK = None if mixing_KK is None else cast(mixing_KK, dtype_of(z_MD))
     return Preconditioner(centre_D, basis_DD, curvature_D, mixing_KK, shares_K, dense, r, intercept, total)
 

@@ -134,6 +134,7 @@ class Problem:
         # To set the threads takes 6 ms: often as long as a small problem.
         for some in _batches(stream, _SMALL_BATCH if small else 1, self.host_size):
             for found in some:
+                anew = reduced
                 if (
                     found.gap > tol * found.objective
                     and not small
@@ -145,8 +146,8 @@ class Problem:
                         found = finish(
                             design, self.targets, found, tol=tol, max_passes=max_passes, intercept=self.intercept
                         )
-                    reduced = reduced or len(design) < design.dim
-                if reduced:
+                    anew = len(design) < design.dim
+                if anew:
                     found = self._certify(found)
                 gap = found.gap + self.rounding(found)
                 yield c_of[found.strength], replace(found, gap=gap, is_certified=gap <= tol * found.objective)
